@@ -1,0 +1,175 @@
+"""Bytes to messages and back: the line protocol of the first three ports.
+
+A message is a verb and `key=value` words on one line (docs/protocol.md is normative). It is text so that it
+can be typed with nc and needs no library in C; it is this strict so that binary garbage is recognised on the
+first line. This module knows nothing of sockets, nor of what a verb means: it splits a stream of bytes into
+lines whatever way the bytes arrive, and turns one line into a `Message`. Programs read a message's values
+through its typed getters, so that a bad number is refused here, by name, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from urllib.parse import unquote_to_bytes
+
+LINE_LIMIT_BYTES = 8192
+WORD_LIMIT = 64
+
+_NAME = re.compile(r"[a-z][a-z0-9_-]*\Z")
+_NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?\Z")
+# Printable, and neither space nor percent. Whatever lies above ASCII may stand as it is, except what a
+# terminal or `str.split` would take for white space or a control.
+_PLAIN = re.compile(r"[!-$&-~\u00a1-\U0010ffff]*\Z")
+
+
+class WireError(ValueError):
+    """The peer broke the protocol; the text says how, in words fit for the peer."""
+
+
+@dataclass(slots=True)
+class Message:
+    """One line of the protocol: a verb and its words, values decoded.
+
+    The getters raise `WireError` naming the key when a value is not what the key takes.
+    """
+
+    verb: str
+    words: dict[str, str] = field(default_factory=dict)
+
+    def text(self, key: str, default: str = "") -> str:
+        """Return a word's value, or `default` where the word is missing or empty."""
+        return self.words.get(key) or default
+
+    def required(self, key: str) -> str:
+        """Return a word's value; raise `WireError` where it is missing or empty."""
+        value = self.words.get(key)
+        if not value:
+            raise WireError(f"{self.verb} needs {key}=")
+        return value
+
+    def number(
+        self, key: str, default: float, *, low: float = 0.0, high: float = math.inf
+    ) -> float:
+        """Return a word's value as a finite number within `low` and `high`, or `default`."""
+        value = self.words.get(key)
+        if not value:
+            return default
+        if not _NUMBER.match(value):
+            raise WireError(f"{key}={value[:40]} is not a number")
+        number = float(value)
+        if not low <= number <= high:
+            raise WireError(f"{key}={value[:40]} is out of range")
+        return number
+
+    def integer(self, key: str, default: int, *, low: int = 0, high: int = 1_000_000) -> int:
+        """Return a word's value as a whole number within `low` and `high`, or `default`."""
+        number = self.number(key, default, low=low, high=high)
+        if number != int(number):
+            raise WireError(f"{key}={number} is not a whole number")
+        return int(number)
+
+    def optional_number(
+        self, key: str, *, low: float = 0.0, high: float = math.inf
+    ) -> float | None:
+        """Return a word's value as a number within `low` and `high`, or None where it is missing."""
+        return self.number(key, 0.0, low=low, high=high) if self.words.get(key) else None
+
+    def items(self, key: str) -> frozenset[str]:
+        """Return the items of a comma-separated value; empty where the word is missing."""
+        value = self.words.get(key)
+        return frozenset(filter(None, value.split(","))) if value else frozenset()
+
+
+def parse_line(line: bytes) -> Message:
+    """Return the message on one line, given without its newline.
+
+    Raises `WireError` when the line breaks the rules of docs/protocol.md.
+    """
+    try:
+        text = line.decode()
+    except UnicodeDecodeError:
+        raise WireError("the line is not UTF-8") from None
+    verb, *pairs = text.removesuffix("\r").split(" ")
+    if not _NAME.match(verb):
+        raise WireError("a line begins with a verb of the letters a to z")
+    if len(pairs) > WORD_LIMIT:
+        raise WireError(f"more than {WORD_LIMIT} words")
+    words: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not _NAME.match(key):
+            raise WireError(f"expected key=value after {verb}, single spaces between")
+        if key in words:
+            raise WireError(f"{key}= comes twice")
+        if not _PLAIN.match(value):
+            value = _decoded(key, value)
+        words[key] = value
+    return Message(verb, words)
+
+
+def _decoded(key: str, value: str) -> str:
+    if re.search(r"%(?![0-9A-Fa-f]{2})", value) or not _PLAIN.match(value.replace("%", "")):
+        raise WireError(f"{key}= holds what must be written as %XX")
+    return unquote_to_bytes(value).decode(errors="replace")
+
+
+def format_line(verb: str, **words: object) -> bytes:
+    """Return a message as one line with its newline; words whose value is None are left out.
+
+    Floats are written in plain decimal notation, rounded to a millionth; lists with commas between.
+    """
+    parts = [verb]
+    parts += [f"{key}={_encoded(value)}" for key, value in words.items() if value is not None]
+    return (" ".join(parts) + "\n").encode()
+
+
+def _encoded(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.6f}".rstrip("0").rstrip(".")
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return ",".join(
+            sorted(map(_encoded, value))
+            if isinstance(value, (set, frozenset))
+            else map(_encoded, value)
+        )
+    text = str(value)
+    if _PLAIN.match(text):
+        return text
+    return "".join(
+        letter
+        if letter != "%" and _PLAIN.match(letter)
+        else "".join(f"%{byte:02X}" for byte in letter.encode(errors="replace"))
+        for letter in text
+    )
+
+
+class LineSplitter:
+    """Splits a stream of bytes into lines, however the bytes are cut.
+
+    It never holds more than one line's limit plus one read; a line over the limit raises `WireError`.
+    """
+
+    __slots__ = ("_rest",)
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    @property
+    def pending(self) -> bool:
+        """Whether a line was begun and not ended."""
+        return bool(self._rest)
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield the lines that `data` completes, without their newlines."""
+        *lines, rest = (self._rest + data).split(b"\n") if self._rest else data.split(b"\n")
+        self._rest = rest
+        for line in lines:
+            if len(line) >= LINE_LIMIT_BYTES:
+                raise WireError(f"a line has at most {LINE_LIMIT_BYTES} bytes")
+            yield line
+        if len(rest) >= LINE_LIMIT_BYTES:
+            self._rest = b""
+            raise WireError(f"a line has at most {LINE_LIMIT_BYTES} bytes")
