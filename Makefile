@@ -1,0 +1,64 @@
+# What a person does here, each target with all of its own set-up: `make help` lists them.
+#
+# Set-up is two steps. scripts/packages.sh installs missing programs, and costs nothing when none is
+# missing; scripts/venv.sh makes .venv, and runs again only when the stamp is older than what goes
+# into it. Python sources are not among these: the package is installed editable.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench clean static test-programs
+
+# Daemons (distccd, dmucs) are where an ordinary user's PATH does not look.
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
+
+BIN := .venv/bin
+STAMP := .venv/.stamp
+SANITIZED := build/gethost-sanitized
+PYTHON_DIRS := $(wildcard src tests bench)
+GETHOST := $(wildcard src/gethost/*)
+
+help:  ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## Set everything up: .venv, and distcc from the system's packages
+	@scripts/packages.sh setup
+
+demo: $(STAMP)  ## A farm on this machine builds a real C project, and shows what happened
+	@scripts/packages.sh demo
+	@$(BIN)/demo-farm
+
+test: static test-programs $(SANITIZED)  ## All tests
+	GETHOST_SANITIZED=$(CURDIR)/$(SANITIZED) $(BIN)/pytest
+
+check: static  ## Format, lint, types and the fast tests: under 30 seconds
+	$(BIN)/pytest -m "not slow and not e2e"
+
+bench: $(STAMP)  ## How fast it is, beside what it should be compared with
+	@scripts/packages.sh bench
+	@$(BIN)/python -m bench
+
+clean:  ## Remove everything that these targets made
+	rm -rf .venv build .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find $(PYTHON_DIRS) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# C has no format check: compilers' warnings are the same everywhere, the layout that a formatter wants
+# changes from version to version, and a check that runs only where the tool happens to be installed
+# fails for the next person.
+static: $(STAMP)
+	$(BIN)/ruff format --check $(PYTHON_DIRS)
+	$(BIN)/ruff check $(PYTHON_DIRS)
+	$(BIN)/mypy $(PYTHON_DIRS)
+
+test-programs: $(STAMP)
+	@scripts/packages.sh test
+
+$(STAMP): pyproject.toml CMakeLists.txt scripts/venv.sh $(GETHOST)
+	@scripts/packages.sh build
+	@scripts/venv.sh $@
+
+# Beside the installed one, which CMake builds: the same sources, with every memory error fatal.
+$(SANITIZED): $(STAMP) | test-programs
+	@mkdir -p build
+	$(CC) -std=c11 -Wall -Wextra -Werror -O1 -g -fno-omit-frame-pointer \
+		-fsanitize=address,undefined -fno-sanitize-recover=all \
+		-DGETHOST_VERSION='"$(shell $(BIN)/python -c 'import compilefarm; print(compilefarm.__version__)')"' \
+		-o $@ $(filter %.c,$(GETHOST))

@@ -1,0 +1,172 @@
+#!/bin/sh
+# Installs the programs that compilefarm works with, from the system's packages, where they are missing.
+#
+#   scripts/packages.sh build|setup|demo|test|bench   what that step needs
+#   scripts/packages.sh add PACKAGE...                these packages (only with apt; for venv.sh)
+#
+# It asks no question that nobody may be there to answer: root installs directly, others with sudo where
+# sudo needs no password or where a terminal is there to type it. What cannot be installed is said in one
+# line. Without a C compiler nothing works, and without distcc no demo: these are errors. The rest is a
+# note, because the tests skip what they miss; but not in CI (CI=true), where nothing may be missing.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+step=${1:-}
+log=build/setup.log
+terminal=no
+[ -t 0 ] && [ "${CI:-}" != true ] && terminal=yes
+
+# The program, the steps that need it (all of them need what build does; all but build, what demo does),
+# and its packages ("-": none).
+programs() {
+    cat <<'END'
+#           steps       apt            dnf               pacman      brew
+cc          build       gcc,libc6-dev  gcc,glibc-devel   gcc         -
+make        demo        make           make              make        make
+tar         demo        tar            tar               tar         -
+distcc      demo        distcc         distcc            distcc      distcc
+distccd     demo        distcc         distcc-server     distcc      distcc
+cmake       test        cmake          cmake             cmake       cmake
+ninja       test        ninja-build    ninja-build       ninja       ninja
+ccache      test        ccache         ccache            ccache      ccache
+shellcheck  test        shellcheck     ShellCheck        shellcheck  shellcheck
+sanitizers  test        gcc            libasan,libubsan  gcc         -
+dmucs       test,bench  dmucs          -                 -           -
+END
+}
+
+say() {
+    echo "set-up: $*" >&2
+}
+
+has() {
+    case $1 in
+        # A compiler without the C library's headers is as good as none.
+        cc) echo '#include <stdio.h>' | cc -x c -fsyntax-only - ;;
+        sanitizers) echo 'int main(void) { return 0; }' |
+            cc -x c -fsanitize=address,undefined -o /dev/null - ;;
+        *) command -v "$1" ;;
+    esac >/dev/null 2>&1
+}
+
+# Prints what $step needs and the machine has not: the programs, or (missing packages) their packages.
+missing() {
+    programs | while read -r program steps apt dnf pacman brew; do
+        case $steps in
+            build) ;;
+            demo) [ "$step" = build ] && continue ;;
+            *) case ,$steps, in *,"$step",*) ;; *) continue ;; esac ;;
+        esac
+        has "$program" && continue
+        case ${1:-programs}:$manager in
+            programs:*) echo "$program" ;;
+            packages:apt-get) echo "$apt" ;;
+            packages:dnf) echo "$dnf" ;;
+            packages:pacman) echo "$pacman" ;;
+            packages:brew) echo "$brew" ;;
+        esac
+    done | tr ',' '\n' | grep -vx -e - | sort -u | tr '\n' ' ' | sed 's/ $//'
+}
+
+find_manager() {
+    for manager in apt-get dnf pacman brew; do
+        command -v "$manager" >/dev/null && return
+    done
+    manager=
+}
+
+# Finds out how this user installs packages: sets $root, the words before the command.
+may_install() {
+    if [ "$manager" = brew ] || [ "$(id -u)" -eq 0 ]; then
+        root=
+    elif ! command -v sudo >/dev/null; then
+        return 1
+    elif sudo -n true 2>/dev/null; then
+        root='sudo -n'
+    elif [ $terminal = yes ]; then
+        root=sudo
+    else
+        return 1
+    fi
+}
+
+run_manager() {
+    # shellcheck disable=SC2086  # $root is words
+    case $manager:$1 in
+        apt-get:install) shift && $root env DEBIAN_FRONTEND=noninteractive apt-get \
+            -o DPkg::Lock::Timeout=120 install -y --no-install-recommends "$@" ;;
+        apt-get:refresh) $root apt-get update ;;
+        dnf:install) shift && $root dnf install -y "$@" ;;
+        dnf:refresh) $root dnf makecache ;;
+        pacman:install) shift && $root pacman -S --needed --noconfirm "$@" ;;
+        pacman:refresh) $root pacman -Sy ;;
+        brew:install) shift && brew install "$@" ;;
+        brew:refresh) brew update ;;
+    esac >>"$log" 2>&1 </dev/null
+}
+
+# Installs all packages at once; where that fails, the lists may be old or absent, and then one unknown
+# package must not stand in the way of the others.
+install() {
+    mkdir -p build
+    running=$(running_service)
+    say "installing $* with $manager"
+    if ! run_manager install "$@"; then
+        run_manager refresh
+        for package; do
+            run_manager install "$package"
+        done
+    fi
+    # compilefarm starts its own distccd, open to whom it should be. The distributions that we know leave
+    # theirs off; where one was started by its package, it would compile for anybody it likes.
+    started=$(running_service)
+    if [ -n "$started" ] && [ -z "$running" ]; then
+        # shellcheck disable=SC2086
+        $root systemctl disable --now "$started" >>"$log" 2>&1
+    fi
+}
+
+running_service() {
+    command -v systemctl >/dev/null || return
+    for service in distcc distccd; do
+        systemctl --quiet is-active "$service" 2>/dev/null && echo "$service" && return
+    done
+}
+
+find_manager
+case $step in
+    build | setup | demo | test | bench) ;;
+    add)
+        shift
+        [ "$manager" = apt-get ] && may_install && install "$@"
+        exit
+        ;;
+    *)
+        say "scripts/packages.sh: which step? Say build, setup, demo, test or bench"
+        exit 2
+        ;;
+esac
+
+programs=$(missing)
+[ -z "$programs" ] && exit
+packages=$(missing packages)
+if [ -z "$packages" ]; then
+    why="no package of them is known here: install them by hand"
+elif ! may_install; then
+    why="installing needs root's rights: run \`sudo $manager install $packages\`"
+else
+    # shellcheck disable=SC2086  # $packages is words
+    install $packages
+    programs=$(missing)
+    [ -z "$programs" ] && exit
+    why="$manager could not install them, see $log"
+fi
+[ "$manager" = pacman ] && why=$(echo "$why" | sed 's/pacman install/pacman -S/')
+
+case $step:${CI:-} in
+    build:* | demo:* | *:true)
+        say "missing: $programs, which this needs; $why"
+        exit 1
+        ;;
+    setup:*) say "missing: $programs, without which the demo cannot run and tests are skipped; $why" ;;
+    *) say "missing: $programs, without which some of \`make $step\` is skipped; $why" ;;
+esac

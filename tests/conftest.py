@@ -1,0 +1,27 @@
+"""What a test needs from the machine, in one rule for all tests.
+
+A newcomer's machine may lack distccd or another program: a test that needs it is skipped, and says
+what is missing. In CI (CI=true) the same test fails, because there a skipped test would be one that
+nobody ever runs.
+"""
+
+import os
+import shutil
+
+import pytest
+
+E2E_PROGRAMS = ("distcc", "distccd", "cc")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip the test, or fail it in CI, when a program that it needs is not on PATH."""
+    needed = [program for mark in item.iter_markers("needs") for program in mark.args]
+    if item.get_closest_marker("e2e"):
+        needed += E2E_PROGRAMS
+    missing = sorted({program for program in needed if shutil.which(program) is None})
+    if not missing:
+        return
+    reason = f"not on PATH: {', '.join(missing)} (`make setup` installs what it can)"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
