@@ -167,6 +167,6 @@ case $step:${CI:-} in
         say "missing: $programs, which this needs; $why"
         exit 1
         ;;
-    setup:*) say "missing: $programs, without which the demo cannot run and tests are skipped; $why" ;;
+    setup:*) say "missing: $programs, without which the demo cannot run and some tests are skipped; $why" ;;
     *) say "missing: $programs, without which some of \`make $step\` is skipped; $why" ;;
 esac

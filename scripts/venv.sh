@@ -64,7 +64,7 @@ by_uv() {
 }
 
 make_venv() {
-    python=$(find_python) ||
+    python=$(find_python || { scripts/packages.sh add python3 && find_python; }) ||
         die "no Python 3.11 or newer found on PATH: install one, or name it: make setup PYTHON=/path/to/python3"
     say "making .venv with $python"
     for way in venv packaged_venv system_pip virtualenv uv; do
@@ -75,6 +75,18 @@ make_venv() {
     die "$python can make no virtual environment: install its venv module (Debian: python3-venv), or virtualenv, or uv"
 }
 
+# Prints the line of pip's output that says why it failed; a compiler's own line says more than pip's
+# about it, and behind a missing network pip sees a missing package.
+pip_failure() {
+    if grep -q 'connection broken by' "$1"; then
+        echo "no connection to the Python package index (network, proxy or certificate)"
+    else
+        grep -m 1 -E '\.[ch]:[0-9]+:[0-9]+: (fatal )?error: ' "$1" ||
+            grep -E '^ *ERROR: ' "$1" | tail -n 1 | grep . ||
+            grep -m 1 -E '^ *error: ' "$1"
+    fi
+}
+
 mkdir -p build
 if [ ! -e "$stamp" ] || ! works; then
     make_venv
@@ -82,9 +94,7 @@ fi
 say "installing compilefarm and its tools into .venv"
 if ! "$venv_python" -m pip install --disable-pip-version-check --editable '.[dev]' >"$log.pip" 2>&1; then
     cat "$log.pip" >>"$log"
-    # The compiler's own line says more than pip's about it.
-    reason=$(grep -m 1 -E '\.[ch]:[0-9]+:[0-9]+: (fatal )?error: ' "$log.pip" || grep -E '^ERROR|^error' "$log.pip" | tail -n 1)
-    die "pip could not install compilefarm, see $log: $reason"
+    die "pip could not install compilefarm, see $log: $(pip_failure "$log.pip")"
 fi
 rm -f "$log.pip"
 touch "$stamp"
