@@ -1,10 +1,11 @@
 """Bytes to messages and back: the line protocol of the first three ports.
 
-A message is a verb and `key=value` words on one line (docs/protocol.md is normative). It is text so that it
-can be typed with nc and needs no library in C; it is this strict so that binary garbage is recognised on the
-first line. This module knows nothing of sockets, nor of what a verb means: it splits a stream of bytes into
-lines whatever way the bytes arrive, and turns one line into a `Message`. Programs read a message's values
-through its typed getters, so that a bad number is refused here, by name, and nowhere else.
+A message is a verb and `key=value` words on one line (docs/protocol.md is normative). It is text
+so that it can be typed with nc and needs no library in C; it is this strict so that binary garbage
+is recognised on the first line. This module knows nothing of sockets, nor of what a verb means: it
+splits a stream of bytes into lines whatever way the bytes arrive, and turns one line into a
+`Message`. Programs read a message's values through its typed getters, so that a bad number is
+refused here, by name, and nowhere else.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ WORD_LIMIT = 64
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]*\Z")
 _NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?\Z")
-# Printable, and neither space nor percent. Whatever lies above ASCII may stand as it is, except what a
-# terminal or `str.split` would take for white space or a control.
+# Printable, and neither space nor percent. Whatever lies above ASCII may stand as it is, except
+# what a terminal or `str.split` would take for white space or a control.
 _PLAIN = re.compile(r"[!-$&-~\u00a1-\U0010ffff]*\Z")
 
 
@@ -74,7 +75,7 @@ class Message:
     def optional_number(
         self, key: str, *, low: float = 0.0, high: float = math.inf
     ) -> float | None:
-        """Return a word's value as a number within `low` and `high`, or None where it is missing."""
+        """Return a word's value as a number within `low` and `high`, or None."""
         return self.number(key, 0.0, low=low, high=high) if self.words.get(key) else None
 
     def items(self, key: str) -> frozenset[str]:
@@ -149,7 +150,8 @@ def _encoded(value: object) -> str:
 class LineSplitter:
     """Splits a stream of bytes into lines, however the bytes are cut.
 
-    It never holds more than one line's limit plus one read; a line over the limit raises `WireError`.
+    It never holds more than one line's limit plus one read; a line over the limit raises
+    `WireError`.
     """
 
     __slots__ = ("_rest",)

@@ -1,0 +1,153 @@
+"""What can happen to a farm, and what it can ask of its shell: the vocabulary of `Farm.handle`.
+
+An event states a fact of the outside world; an effect asks for a deed there. Neither says how.
+Named tuples, because one of each is made for every compile and nothing in Python that is immutable
+is cheaper.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from compilefarm.model import Declaration, Lease, Load, Outcome, Request
+
+
+class HostsListed(NamedTuple):
+    """hosts-info was read; it replaces what was read before."""
+
+    declarations: tuple[Declaration, ...]
+
+
+class HostAdded(NamedTuple):
+    """A host says that it is available, at that address."""
+
+    declaration: Declaration
+    address: str
+
+
+class HostRemoved(NamedTuple):
+    """A host is no longer available; what runs there goes on."""
+
+    host: str
+    port: int
+
+
+class HostDrained(NamedTuple):
+    """A host is to leave when its leases have ended, or after `grace_s`."""
+
+    host: str
+    port: int
+    grace_s: float
+
+
+class LoadReported(NamedTuple):
+    """A host reported its load."""
+
+    host: str
+    port: int
+    address: str
+    load: Load
+
+
+class ReportsEnded(NamedTuple):
+    """The connection on which a host reported its load is gone."""
+
+    name: str
+
+
+class HostProbed(NamedTuple):
+    """What came of a `Probe`."""
+
+    name: str
+    answered: bool
+
+
+class RequestArrived(NamedTuple):
+    """A client wants a slot. Its id was never used before; ids grow in the order of arrival."""
+
+    request: Request
+
+
+class RequestEnded(NamedTuple):
+    """A client told how its compile ended, or its connection is gone."""
+
+    id: int
+    outcome: Outcome
+
+
+class TimePassed(NamedTuple):
+    """Nothing happened but that time went by."""
+
+
+Event = (
+    HostsListed
+    | HostAdded
+    | HostRemoved
+    | HostDrained
+    | LoadReported
+    | ReportsEnded
+    | HostProbed
+    | RequestArrived
+    | RequestEnded
+    | TimePassed
+)
+
+
+class Grant(NamedTuple):
+    """Tell a client that it has a slot."""
+
+    lease: Lease
+
+
+class Wait(NamedTuple):
+    """Tell a client that it waits."""
+
+    id: int
+
+
+class Refuse(NamedTuple):
+    """Tell a client that it gets no slot."""
+
+    id: int
+    reason: str
+
+
+class Revoke(NamedTuple):
+    """Tell a client that its lease has ended from this side."""
+
+    id: int
+    reason: str
+
+
+class Probe(NamedTuple):
+    """Find out whether a host takes a connection; `HostProbed` is to follow."""
+
+    name: str
+    address: str
+    port: int
+
+
+class DrainEnded(NamedTuple):
+    """A drain has come to its end; `reason` says why, if it was called off."""
+
+    name: str
+    revoked: int
+    reason: str = ""
+
+
+class HostNoted(NamedTuple):
+    """Something about a host is worth a line in the log."""
+
+    name: str
+    text: str
+
+
+class LeaseEnded(NamedTuple):
+    """A lease ended, and so; for records."""
+
+    lease: Lease
+    outcome: Outcome
+    ended: float
+
+
+Effect = Grant | Wait | Refuse | Revoke | Probe | DrainEnded | HostNoted | LeaseEnded

@@ -1,0 +1,653 @@
+"""The farm: a state machine that keeps the books of hosts, slots, leases and waiting requests.
+
+Events go in with the time at which they happened, effects come out; the shell performs them, and
+what comes of an effect returns as an event. Nothing here awaits, so between deciding and recording
+there is no gap into which another event could fall. That, and the absence of sockets, clocks,
+randomness and logs, is what lets the same farm run in the server, in a simulation and in a
+property test.
+
+What the books promise (`Farm.check` asserts it):
+
+  - A slot is free or has exactly one lease, and a lease has exactly one slot.
+  - A request waits, or has a lease, or is unknown; it has had one answer at most.
+  - No lease is granted on a host that is not up.
+
+How a host stands follows from facts, in one place (`_standing_of_facts`), in this order:
+
+    not added                             AWAY
+    leaving                               DRAINING
+    stopped reporting its load            SILENT
+    distccd does not run                  MUTE
+    failed, and not yet seen to be back   QUARANTINED
+    else                                  UP
+
+Losing a host takes two steps, so that a load reporter may be restarted without harm: at once it
+gets no new leases; if it is not back after `LOST_AFTER_S`, its leases are revoked, and the
+compiles run elsewhere. A host that fails a compile is quarantined, briefly at first, and then
+probed: only a host that takes a connection comes back. A host whose leases all run far longer than
+compiles do here is probed too, because a distccd that is stopped still has its connections
+accepted by the kernel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable
+from typing import Any
+
+from compilefarm.events import (
+    DrainEnded,
+    Effect,
+    Event,
+    Grant,
+    HostAdded,
+    HostDrained,
+    HostNoted,
+    HostProbed,
+    HostRemoved,
+    HostsListed,
+    LeaseEnded,
+    LoadReported,
+    Probe,
+    Refuse,
+    ReportsEnded,
+    RequestArrived,
+    RequestEnded,
+    Revoke,
+    TimePassed,
+    Wait,
+)
+from compilefarm.model import (
+    DISTCC_PORT,
+    Declaration,
+    Host,
+    Lease,
+    Outcome,
+    Request,
+    State,
+    host_name,
+)
+from compilefarm.placement import Policy
+from compilefarm.timers import Timers
+
+# A report comes every 2 s: three lost ones in a row are no accident.
+SILENT_AFTER_S = 6.0
+# Long enough to restart a load reporter, short enough that a build does not wait for a lost host.
+LOST_AFTER_S = 5.0
+QUARANTINE_S = 5.0
+QUARANTINE_LIMIT_S = 300.0
+PROBE_AGAIN_S = 30.0
+# A compiler that a host failed with twice, while it answered, is taken to be missing there for so
+# long.
+LACKS_FOR_S = 600.0
+DOUBTS_TO_LACK = 2
+# distcc's exit status where the other side could not execute the compiler.
+EXIT_COMPILER_MISSING = 110
+
+# A host is suspected to be mute when no compile ended there for so many typical compile times.
+PATIENCE_TYPICAL = 20.0
+PATIENCE_LEAST_S = 10.0
+PATIENCE_UNKNOWN_S = 60.0
+# CPU use that shows a distccd to be at work.
+AT_WORK_CPUS = 0.1
+
+
+class Farm:
+    """The books of one compile farm.
+
+    Give every event to `handle`, with the time in seconds; perform the effects that it returns, in
+    order; and hand in `TimePassed` at `next_deadline`. A time before the latest one counts as the
+    latest.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.hosts: dict[str, Host] = {}
+        self.waiting: dict[int, Request] = {}
+        self.leases: dict[int, Lease] = {}
+        self.granted = 0
+        self.refused = 0
+        self.revoked = 0
+        self.failed = 0
+        self._now = -math.inf
+        self._timers = Timers()
+        self._typical_s: float | None = None
+        self._effects: list[Effect] = []
+        self._choice_narrowed = False
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            HostsListed: self._hosts_listed,
+            HostAdded: self._host_added,
+            HostRemoved: self._host_removed,
+            HostDrained: self._host_drained,
+            LoadReported: self._load_reported,
+            ReportsEnded: self._reports_ended,
+            HostProbed: self._host_probed,
+            RequestArrived: self._request_arrived,
+            RequestEnded: self._request_ended,
+            TimePassed: self._time_passed,
+        }
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """Take an event in and return what is to be done about it, in order."""
+        self._now = max(now, self._now)
+        effects = self._effects = []
+        self._choice_narrowed = False
+        self._handlers[type(event)](event)
+        self._ring()
+        if self.waiting:
+            self._grant()
+            if self._choice_narrowed:
+                self._refuse_hopeless()
+            if type(event) is RequestArrived and event.request.id in self.waiting:
+                self._still_waiting(event.request)
+        return effects
+
+    def next_deadline(self) -> float | None:
+        """Return when `TimePassed` is to be handed in, if nothing comes before; None: never."""
+        own, policys = self._timers.next_due(), self.policy.next_deadline()
+        if own is None or policys is None:
+            return own if policys is None else policys
+        return min(own, policys)
+
+    def find(self, host: str, port: int) -> Host | None:
+        """Return the host of that name and distccd port; one listed without a port has any port."""
+        exact = self.hosts.get(host_name(host, port))
+        if exact is not None:
+            return exact
+        bare = self.hosts.get(host)
+        if bare is None or bare.listed is None or bare.listed.port is not None:
+            return None
+        return bare if bare.port == port or not bare.added else None
+
+    def jobs_worth_using(self, user: str, cpus: int) -> int:
+        """Return the -j worth using for a user whose builder has so many CPUs.
+
+        It is the user's even share of the slots in use by the policy, among all who compile now,
+        and one more for each CPU of the builder, which can be preprocessing meanwhile.
+        """
+        slots = sum(host.slots for host in self.hosts.values() if host.tier is not None)
+        users = {lease.request.user for lease in self.leases.values()}
+        users.update(request.user for request in self.waiting.values())
+        users.add(user)
+        return max(1, cpus) + -(-slots // len(users))
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return all that monitors show, as plain JSON-ready values; times are ages in seconds."""
+        hosts = [self._host_snapshot(host) for host in self.hosts.values()]
+        return {
+            "policy": self.policy.name,
+            "hosts": hosts,
+            "requests": [
+                {
+                    "id": request.id,
+                    "user": request.user,
+                    "builder": request.builder,
+                    "source": request.source,
+                    "type": request.type,
+                    "compiler": request.compiler,
+                    "avoid": sorted(request.avoid),
+                    "waited_s": round(self._now - request.arrived, 3),
+                }
+                for request in self.waiting.values()
+            ],
+            "totals": {
+                "hosts": len(hosts),
+                "hosts_up": sum(host["state"] == "up" for host in hosts),
+                "slots": sum(host["slots"] for host in hosts if host["state"] == "up"),
+                "slots_in_use": sum(host["slots_in_use"] for host in hosts),
+                "slots_free": sum(host["slots_free"] for host in hosts),
+                "requests_waiting": len(self.waiting),
+                "leases_granted": self.granted,
+                "requests_refused": self.refused,
+                "leases_revoked": self.revoked,
+                "leases_failed": self.failed,
+            },
+        }
+
+    def check(self) -> None:
+        """Assert every invariant; raises AssertionError. Costs as much as the farm is large."""
+        assert not self.waiting.keys() & self.leases.keys(), "a request waits and has a lease"
+        on_hosts: dict[int, Lease] = {}
+        for name, host in self.hosts.items():
+            assert host.name == name
+            taken = [lease.slot for lease in host.leases.values()]
+            assert len(set(taken)) == len(taken), f"{name}: a slot has two leases"
+            assert not set(taken) & set(host.free), f"{name}: a leased slot is free"
+            below = {slot for slot in taken if slot < host.slots}
+            assert below | set(host.free) == set(range(host.slots)), f"{name}: a slot is lost"
+            assert len(host.free) == len(set(host.free)), f"{name}: a slot is free twice"
+            assert (host.state, host.reason) == self._standing_of_facts(host), f"{name}: state"
+            on_hosts.update(host.leases)
+        assert on_hosts == self.leases, "the hosts' leases are not the farm's"
+        for number, lease in self.leases.items():
+            assert lease.id == number
+
+    # -- hosts come, report, and go
+
+    def _hosts_listed(self, event: HostsListed) -> None:
+        listed = {declaration.name: declaration for declaration in event.declarations}
+        for host in list(self.hosts.values()):
+            if host.listed is not None and host.name not in listed:
+                host.listed = None
+                if host.offered is None:
+                    host.added = False
+                self._apply_declarations(host)
+        for name, declaration in listed.items():
+            host = self.hosts.get(name) or self._new_host(
+                name, declaration.address or declaration.host, declaration.port or DISTCC_PORT
+            )
+            host.listed = declaration
+            host.address = declaration.address or host.address
+            host.added = host.added or declaration.static
+            self._apply_declarations(host)
+
+    def _host_added(self, event: HostAdded) -> None:
+        declaration = event.declaration
+        port = declaration.port or DISTCC_PORT
+        host = self.find(declaration.host, port)
+        if host is None:
+            host = self._new_host(host_name(declaration.host, port), event.address, port)
+        host.address = event.address
+        host.port = port
+        host.offered = declaration
+        host.added = True
+        host.failures = 0
+        host.doubts.clear()
+        host.lacks = frozenset()
+        host.quarantined = False
+        self._timers.clear(("probation", host.name))
+        if host.silent:  # whoever adds a host without reports takes it at its declared power
+            host.silent, host.load, host.load_at = False, None, None
+        self._end_drain(host, "it was added again meanwhile")
+        self._apply_declarations(host)
+
+    def _host_removed(self, event: HostRemoved) -> None:
+        host = self.find(event.host, event.port)
+        if host is None or not host.added:
+            return
+        self._end_drain(host, "it was removed meanwhile")
+        self._leave(host, "was removed")
+
+    def _host_drained(self, event: HostDrained) -> None:
+        host = self.find(event.host, event.port)
+        if host is None or not host.added:
+            return
+        host.drain_until = self._now + event.grace_s
+        self._timers.set(("drain", host.name), host.drain_until)
+        self._settle(host)
+        if not host.leases:
+            self._end_drain(host)
+
+    def _end_drain(self, host: Host, reason: str = "") -> None:
+        """End a drain that is under way: as it should, or called off for `reason`."""
+        if host.drain_until is None:
+            return
+        host.drain_until = None
+        self._timers.clear(("drain", host.name))
+        if reason:
+            self._effects.append(DrainEnded(host.name, 0, reason))
+            return
+        left = len(host.leases)
+        self._revoke_leases(host, f"{host.name} leaves the farm")
+        self._effects.append(DrainEnded(host.name, left))
+        self._leave(host, "left after its last compile")
+
+    def _leave(self, host: Host, reason: str) -> None:
+        """Make a host unavailable; forget it once nothing is left to remember."""
+        host.added = False
+        host.offered = None
+        host.quarantined = False
+        self._timers.clear(("probation", host.name))
+        self._settle(host, reason)
+        self._forget_if_nothing_left(host)
+
+    def _forget_if_nothing_left(self, host: Host) -> None:
+        reports = host.load_at is not None and not host.silent
+        if host.added or host.listed is not None or host.leases or reports:
+            return
+        if self.hosts.get(host.name) is host:
+            del self.hosts[host.name]
+            self.policy.host_forgotten(host)
+            for kind in ("silent", "lost", "drain", "probation", "watch", "lacks"):
+                self._timers.clear((kind, host.name))
+
+    def _load_reported(self, event: LoadReported) -> None:
+        host = self.find(event.host, event.port)
+        if host is None:
+            name = host_name(event.host, event.port)
+            host = self._new_host(name, event.address, event.port)
+            host.address = event.address
+        host.load = event.load
+        host.load_at = self._now
+        host.silent = False
+        self._timers.set(("silent", host.name), self._now + SILENT_AFTER_S)
+        if event.load.distccd in ("", "running"):
+            self._timers.clear(("lost", host.name))
+        if host.slots == 0 and event.load.cpus:
+            self._apply_declarations(host)
+        else:
+            self._settle(host)
+
+    def _reports_ended(self, event: ReportsEnded) -> None:
+        host = self.hosts.get(event.name)
+        if host is None or host.load_at is None or host.silent:
+            return
+        self._fall_silent(host)
+        if host.leases:
+            self._timers.set(("lost", host.name), self._now + LOST_AFTER_S)
+
+    def _fall_silent(self, host: Host) -> None:
+        host.silent = True
+        self._timers.clear(("silent", host.name))
+        self._settle(host)
+        self._forget_if_nothing_left(host)
+
+    def _new_host(self, name: str, address: str, port: int) -> Host:
+        host = self.hosts[name] = Host(name, address, port)
+        return host
+
+    def _apply_declarations(self, host: Host) -> None:
+        """Work out a host's numbers from hosts-info, from what it said itself, and from its report.
+
+        hosts-info goes first, except that a host may offer fewer slots than it is listed with.
+        """
+        listed = host.listed or Declaration(host.name)
+        offered = host.offered or Declaration(host.name)
+        said = [slots for slots in (listed.slots, offered.slots) if slots is not None]
+        reported = host.load.cpus if host.load else None
+        slots = min(said) if said else (reported or (1 if host.added else 0))
+        if slots != host.slots:
+            host.set_slots(slots)
+        host.power_index = listed.power_index or offered.power_index or 1.0
+        host.types = listed.types or offered.types
+        host.compilers = listed.compilers or offered.compilers
+        self._settle(host)
+        self._choice_narrowed = True
+        self._forget_if_nothing_left(host)
+
+    def _standing_of_facts(self, host: Host) -> tuple[State, str]:
+        if not host.added:
+            return State.AWAY, host.reason if host.state is State.AWAY else "was not added"
+        if host.drain_until is not None:
+            return State.DRAINING, "leaves when its last compile has ended"
+        if host.silent:
+            return State.SILENT, "its load reports stopped"
+        if host.load is not None and host.load.distccd in ("stopped", "gone"):
+            return State.MUTE, f"its distccd is {host.load.distccd}"
+        if host.quarantined:
+            times = "once" if host.failures == 1 else f"{host.failures} times in a row"
+            return State.QUARANTINED, f"failed {times}; it is probed before it is used again"
+        return State.UP, ""
+
+    def _settle(self, host: Host, reason: str = "") -> None:
+        """Bring a host's state in line with the facts, and tell the policy to read it anew."""
+        before = (host.state, host.tier)
+        host.state, host.reason = self._standing_of_facts(host)
+        if reason and host.state is State.AWAY:
+            host.reason = reason
+        self.policy.host_changed(host, self._now)
+        standing = self.policy.standing(host)
+        host.tier = standing.tier
+        if (host.state, host.tier) == before:
+            return
+        if host.tier is None and before[1] is not None:
+            self._choice_narrowed = True
+        if host.state is not before[0] or host.up:
+            why = host.reason or standing.reason
+            self._effects.append(
+                HostNoted(host.name, f"{host.state.value}{', ' if why else ''}{why}")
+            )
+        if host.state is State.MUTE and host.leases:
+            self._timers.set(("lost", host.name), self._now + LOST_AFTER_S)
+
+    # -- hosts fail
+
+    def _host_failed(self, lease: Lease, outcome: Outcome) -> None:
+        """Take note of a compile that a host did not do; those that fail at once are one failure."""
+        host, compiler = lease.host, lease.request.compiler
+        self.failed += 1
+        if outcome.exit == EXIT_COMPILER_MISSING and compiler:
+            self._take_as_lacking(host, compiler)
+            return
+        host.failed_compiler = compiler
+        if lease.granted >= host.failed_at:
+            self._quarantine(host, f"a compile failed there: {outcome.reason or outcome.exit}")
+
+    def _quarantine(self, host: Host, reason: str) -> None:
+        host.failures += 1
+        host.failed_at = self._now
+        host.quarantined = True
+        quarantine_s = min(QUARANTINE_S * 2 ** min(host.failures - 1, 10), QUARANTINE_LIMIT_S)
+        self._timers.set(("probation", host.name), self._now + quarantine_s)
+        self._effects.append(HostNoted(host.name, reason))
+        self._settle(host)
+
+    def _take_as_lacking(self, host: Host, compiler: str) -> None:
+        host.lacks |= {compiler}
+        self._timers.set(("lacks", host.name), self._now + LACKS_FOR_S)
+        self._effects.append(HostNoted(host.name, f"is taken to have no {compiler} for now"))
+        self._settle(host)
+        self._choice_narrowed = True
+
+    def _host_probed(self, event: HostProbed) -> None:
+        host = self.hosts.get(event.name)
+        if host is None:
+            return
+        if host.quarantined:
+            if not event.answered:
+                self._quarantine(host, "does not answer")
+                return
+            host.quarantined = False
+            self._timers.clear(("probation", host.name))
+            self._doubt(host)
+            self._settle(host)
+        elif not event.answered and self._suspected(host):
+            self._quarantine(host, "its distccd takes no connection")
+            self._revoke_leases(host, f"{host.name} does not answer")
+
+    def _doubt(self, host: Host) -> None:
+        """A host that answers failed a compile: perhaps it is the compiler, not the host."""
+        compiler, host.failed_compiler = host.failed_compiler, ""
+        if not compiler:
+            return
+        host.doubts[compiler] = host.doubts.get(compiler, 0) + 1
+        if host.doubts[compiler] >= DOUBTS_TO_LACK:
+            del host.doubts[compiler]
+            self._take_as_lacking(host, compiler)
+
+    def _patience_s(self) -> float:
+        if self._typical_s is None:
+            return PATIENCE_UNKNOWN_S
+        return max(PATIENCE_LEAST_S, PATIENCE_TYPICAL * self._typical_s)
+
+    def _suspected(self, host: Host) -> bool:
+        """Whether a host, not seen at work, ended no compile for far longer than compiles take."""
+        if not host.leases or (host.load is not None and host.load.own_cpus > AT_WORK_CPUS):
+            return False
+        quiet_since = max(host.last_end, min(lease.granted for lease in host.leases.values()))
+        return self._now - quiet_since >= self._patience_s()
+
+    def _revoke_leases(self, host: Host, reason: str) -> None:
+        for lease in list(host.leases.values()):
+            self.revoked += 1
+            self._effects.append(Revoke(lease.id, reason))
+            self._end_lease(lease, Outcome(reason=reason))
+
+    # -- requests come, are granted, and end
+
+    def _request_arrived(self, event: RequestArrived) -> None:
+        request = event.request
+        assert request.id not in self.waiting, "a request's id was used before"
+        assert request.id not in self.leases, "a request's id was used before"
+        request.arrived = self._now
+        self.waiting[request.id] = request
+        self.policy.arrived(request, self._now)
+        if request.wait_s:
+            self._timers.set(("wait", request.id), self._now + request.wait_s)
+
+    def _still_waiting(self, request: Request) -> None:
+        """Tell a request that has just come and was not granted what it may expect."""
+        hopeless = self.policy.hopeless(request)
+        if hopeless is not None:
+            self._refuse(request, hopeless)
+        elif request.wait_s == 0:
+            self._refuse(request, "no slot is free now")
+        else:
+            self._effects.append(Wait(request.id))
+
+    def _refuse(self, request: Request, reason: str) -> None:
+        self._withdraw(request)
+        self.refused += 1
+        self._effects.append(Refuse(request.id, reason))
+
+    def _refuse_hopeless(self) -> None:
+        """Refuse the requests for which no host is left; like restrictions share a verdict."""
+        verdicts: dict[Hashable, str | None] = {}
+        for request in list(self.waiting.values()):
+            key = request.restriction
+            if key not in verdicts:
+                verdicts[key] = self.policy.hopeless(request)
+            verdict = verdicts[key]
+            if verdict is not None:
+                self._refuse(request, verdict)
+
+    def _withdraw(self, request: Request) -> None:
+        del self.waiting[request.id]
+        if request.wait_s:
+            self._timers.clear(("wait", request.id))
+        self.policy.withdrawn(request, self._now)
+
+    def _grant(self) -> None:
+        while (choice := self.policy.next_grant(self._now)) is not None:
+            request, host = choice
+            assert host.up, "a lease on a host that is not up"
+            lease = Lease(request, host, host.take_slot(), self._now)
+            del self.waiting[request.id]
+            if request.wait_s:
+                self._timers.clear(("wait", request.id))
+            if not host.leases:
+                self._timers.set(("watch", host.name), self._now + PATIENCE_LEAST_S)
+            self.leases[request.id] = host.leases[request.id] = lease
+            self.granted += 1
+            self.policy.granted(lease, self._now)
+            self._effects.append(Grant(lease))
+
+    def _request_ended(self, event: RequestEnded) -> None:
+        lease = self.leases.get(event.id)
+        if lease is not None:
+            self._end_lease(lease, event.outcome)
+            return
+        request = self.waiting.get(event.id)
+        if request is not None:
+            self._withdraw(request)
+
+    def _end_lease(self, lease: Lease, outcome: Outcome) -> None:
+        host = lease.host
+        del self.leases[lease.id], host.leases[lease.id]
+        host.give_back(lease.slot)
+        self._effects.append(LeaseEnded(lease, outcome, self._now))
+        if outcome.failed:
+            self._host_failed(lease, outcome)
+        elif outcome.exit is not None:
+            self._compile_went_well(lease)
+        self.policy.ended(lease, outcome, self._now)
+        if not host.leases:
+            self._timers.clear(("watch", host.name))
+            if host.drain_until is not None:
+                self._end_drain(host)
+            self._forget_if_nothing_left(host)
+
+    def _compile_went_well(self, lease: Lease) -> None:
+        """Take note that a host did a compile; that the source had an error in it makes no odds."""
+        host = lease.host
+        took_s = self._now - lease.granted
+        host.compiles += 1
+        host.last_end = self._now
+        self._typical_s = (
+            took_s
+            if self._typical_s is None
+            else self._typical_s + 0.05 * (took_s - self._typical_s)
+        )
+        host.doubts.pop(lease.request.compiler, None)
+        if lease.granted >= host.failed_at and not host.quarantined:
+            host.failures = 0
+
+    # -- time passes
+
+    def _time_passed(self, event: TimePassed) -> None:
+        """Do nothing: what is due is done after any event."""
+
+    def _ring(self) -> None:
+        while (key := self._timers.pop_due(self._now)) is not None:
+            kind, subject = key
+            if kind == "wait":
+                self._refuse(self.waiting[subject], "no slot was found in the time given")
+            else:
+                self._ring_for_host(kind, self.hosts[subject])
+
+    def _ring_for_host(self, kind: str, host: Host) -> None:
+        if kind == "silent":
+            self._fall_silent(host)
+            self._revoke_leases(host, f"{host.name} fell silent")
+        elif kind == "lost":
+            self._revoke_leases(host, f"{host.name} is lost: {host.reason}")
+        elif kind == "drain":
+            self._end_drain(host)
+        elif kind == "lacks":
+            host.lacks = frozenset()
+            self._settle(host)
+        elif kind == "probation":
+            self._timers.set(("probation", host.name), self._now + PROBE_AGAIN_S)
+            self._effects.append(Probe(host.name, host.address, host.port))
+        elif kind == "watch" and host.leases:
+            self._timers.set(("watch", host.name), self._now + PATIENCE_LEAST_S)
+            if self._suspected(host):
+                self._effects.append(Probe(host.name, host.address, host.port))
+
+    # -- what monitors see
+
+    def _host_snapshot(self, host: Host) -> dict[str, Any]:
+        standing = self.policy.standing(host)
+        load = host.load
+        usable = host.up and standing.tier is not None
+        return {
+            "name": host.name,
+            "address": host.address,
+            "port": host.port,
+            "slots": host.slots,
+            "slots_in_use": len(host.leases),
+            "slots_free": len(host.free) if usable else 0,
+            "power_index": host.power_index,
+            "types": sorted(host.types),
+            "compilers": sorted(host.compilers),
+            "lacks": sorted(host.lacks),
+            "state": "busy" if host.up and not usable else host.state.value,
+            "tier": standing.tier,
+            "reason": host.reason or standing.reason,
+            "compiles": host.compiles,
+            "failures": host.failures,
+            "load": load
+            and {
+                "age_s": round(self._now - (host.load_at or self._now), 3),
+                "cpus": load.cpus,
+                "load_averages": list(load.load_averages),
+                "foreign_averages": [round(average, 2) for average in load.foreign_averages],
+                "own_cpus": load.own_cpus,
+                "foreign_cpus": load.foreign_cpus,
+                "memory_free_mb": load.memory_free_mb,
+                "memory_total_mb": load.memory_total_mb,
+                "cpu_pressure": load.cpu_pressure,
+                "distccd": load.distccd,
+            },
+            "leases": [
+                {
+                    "id": lease.id,
+                    "slot": lease.slot,
+                    "user": lease.request.user,
+                    "builder": lease.request.builder,
+                    "source": lease.request.source,
+                    "running_s": round(self._now - lease.granted, 3),
+                }
+                for lease in sorted(host.leases.values(), key=lambda lease: lease.slot)
+            ],
+        }

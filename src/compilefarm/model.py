@@ -1,0 +1,227 @@
+"""What is in a farm: hosts, slots, leases, requests, and what is known of each.
+
+Plain records. They decide nothing: who may change them is the farm (`farm.py`), and who reads them
+is a placement policy or a snapshot. Times are seconds on whatever clock the shell passes in; only
+differences between them mean anything. Nothing here knows of sockets, clocks, or logs.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from dataclasses import dataclass, field
+from enum import Enum
+
+DISTCC_PORT = 3632
+
+# A host's types, its compilers (empty: any), and the compilers that it was seen to be without.
+Signature = tuple[frozenset[str], frozenset[str], frozenset[str]]
+
+
+def host_name(host: str, port: int | None) -> str:
+    """Return the farm's name for a host: its name alone on distcc's own port, else NAME:PORT."""
+    if port is None or port == DISTCC_PORT:
+        return host
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """What hosts-info, or the host itself, says of a host; None where nothing is said.
+
+    `power_index` is the speed, where the slowest machine is 1; `pinned` says that no measurement
+    is to change it. `port` is None where any port of that name is meant. `actual_power_index` is
+    for the simulator alone: how fast the host really is.
+    """
+
+    host: str
+    port: int | None = None
+    slots: int | None = None
+    power_index: float | None = None
+    types: frozenset[str] = frozenset()
+    compilers: frozenset[str] = frozenset()
+    address: str | None = None
+    pinned: bool = False
+    static: bool = False
+    actual_power_index: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The farm's name for this host."""
+        return host_name(self.host, self.port)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One load report. CPU figures are in CPUs, averages as `uptime` shows them.
+
+    `own_*` is the part of distccd's process tree, `foreign_cpus` all other CPU use over the same
+    time. None means that the reporter could not know.
+    """
+
+    load_averages: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    own_averages: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    own_cpus: float = 0.0
+    foreign_cpus: float = 0.0
+    cpus: int | None = None
+    memory_free_mb: float | None = None
+    memory_total_mb: float | None = None
+    cpu_pressure: float | None = None
+    distccd: str = ""
+
+    @property
+    def foreign_averages(self) -> tuple[float, float, float]:
+        """The load averages without the farm's own part, each at least 0."""
+        whole, own = self.load_averages, self.own_averages
+        return (
+            max(0.0, whole[0] - own[0]),
+            max(0.0, whole[1] - own[1]),
+            max(0.0, whole[2] - own[2]),
+        )
+
+
+class State(Enum):
+    """Whether a host can be given leases, and if not, what kind of reason there is."""
+
+    UP = "up"
+    AWAY = "away"  # known, but not added, or removed again
+    DRAINING = "draining"  # leaves when its last lease ends
+    SILENT = "silent"  # it reported its load, and stopped
+    MUTE = "mute"  # reachable, but its distccd does not get to run
+    QUARANTINED = "quarantined"  # failed a compile, and has not yet shown that it is back
+
+
+@dataclass(slots=True, eq=False)
+class Host:
+    """A compile host: what is said of it, what it reports, its slots, and how it stands.
+
+    A slot is a number below `slots`. `free` holds those that are not leased, as a heap, so that low
+    numbers are used first; when `slots` shrinks, a leased slot above it simply does not come back.
+    """
+
+    name: str
+    address: str
+    port: int
+    listed: Declaration | None = None  # by hosts-info
+    offered: Declaration | None = None  # by itself, when it was added
+    slots: int = 0
+    power_index: float = 1.0
+    types: frozenset[str] = frozenset()
+    compilers: frozenset[str] = frozenset()  # empty: any
+    free: list[int] = field(default_factory=list)
+    leases: dict[int, Lease] = field(default_factory=dict)
+
+    state: State = State.AWAY
+    reason: str = "was not added"
+    tier: int | None = None  # where the policy has it; None while it gives it no leases
+    added: bool = False
+    drain_until: float | None = None
+    silent: bool = False
+    quarantined: bool = False
+
+    load: Load | None = None
+    load_at: float | None = None
+
+    failures: int = 0  # in a row, those that came at once counted as one
+    failed_at: float = -math.inf
+    failed_compiler: str = ""  # the compiler of the last failure
+    doubts: dict[str, int] = field(
+        default_factory=dict
+    )  # compiler: failures of a host that answers
+    lacks: frozenset[str] = frozenset()  # compilers that it was seen to be without
+    compiles: int = 0
+    last_end: float = -math.inf
+
+    @property
+    def up(self) -> bool:
+        """Whether the farm has nothing against new leases here; the policy may still have."""
+        return self.state is State.UP
+
+    @property
+    def signature(self) -> Signature:
+        """What decides which requests may use the host, their `avoid` apart."""
+        return (self.types, self.compilers, self.lacks)
+
+    def set_slots(self, slots: int) -> None:
+        """Have so many slots from now on; running leases keep theirs."""
+        leased = {lease.slot for lease in self.leases.values()}
+        self.slots = slots
+        self.free = [slot for slot in range(slots) if slot not in leased]
+
+    def take_slot(self) -> int:
+        """Take the lowest free slot; raises IndexError where there is none."""
+        return heapq.heappop(self.free)
+
+    def give_back(self, slot: int) -> None:
+        """Make a slot free again, unless the host has shrunk below it."""
+        if slot < self.slots:
+            heapq.heappush(self.free, slot)
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """A compile that wants a slot: who asks, for what, and where it must not go.
+
+    `wait_s` is how long it may wait (None: no limit). `arrived` and `id` are the farm's.
+    """
+
+    id: int
+    user: str = ""
+    builder: str = ""
+    cpus: int = 1
+    directory: str = ""
+    source: str = ""
+    compiler: str = ""
+    type: str = ""
+    avoid: frozenset[str] = frozenset()
+    wait_s: float | None = None
+    arrived: float = 0.0
+
+    @property
+    def restriction(self) -> tuple[str, str, frozenset[str]]:
+        """What limits the hosts it may use; equal for requests that may use the same hosts."""
+        return (self.type, self.compiler, self.avoid)
+
+    def admits(self, signature: Signature) -> bool:
+        """Whether hosts of that signature will do, the hosts to be avoided apart."""
+        types, compilers, lacks = signature
+        return (
+            (not self.type or self.type in types)
+            and (not self.compiler or not compilers or self.compiler in compilers)
+            and self.compiler not in lacks
+        )
+
+    def may_use(self, host: Host) -> bool:
+        """Whether the request's restrictions leave it this host, whatever the host's state is."""
+        return host.name not in self.avoid and self.admits(host.signature)
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """A slot in use by one compile. Its id is its request's."""
+
+    request: Request
+    host: Host
+    slot: int
+    granted: float
+
+    @property
+    def id(self) -> int:
+        """The lease's id, which is its request's."""
+        return self.request.id
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a lease ended, as the client told.
+
+    `exit` is the exit status; None where the connection closed with no word. `failed` says that
+    the host did not do its work, `wall_s` and `cpu_s` are the compile's time and the builder's CPU
+    time.
+    """
+
+    exit: int | None = None
+    failed: bool = False
+    wall_s: float | None = None
+    cpu_s: float | None = None
+    reason: str = ""

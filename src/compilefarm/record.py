@@ -1,0 +1,84 @@
+"""The record of a farm's leases: one CSV row for each, as it ends.
+
+The first columns are those of a trace, so that simulate-farm can play a recorded day again; the
+others say where and when each compile ran, from which a picture can be drawn. Columns that
+host-server cannot know (sizes) stay empty.
+"""
+
+from __future__ import annotations
+
+import csv
+from typing import TextIO
+
+from compilefarm.model import Lease, Outcome
+
+COLUMNS = (
+    "source",
+    "preprocess_s",
+    "compile_s",
+    "wall_s",
+    "preprocessed_bytes",
+    "object_bytes",
+    "user",
+    "builder",
+    "dir",
+    "host",
+    "slot",
+    "arrived_s",
+    "granted_s",
+    "ended_s",
+    "exit",
+    "ending",
+)
+
+
+class Recorder:
+    """Writes leases to a text file opened with `newline=""`; times count from `started`."""
+
+    def __init__(self, file: TextIO, started: float) -> None:
+        self._file = file
+        self._writer = csv.writer(file)
+        self._started = started
+        if file.tell() == 0:
+            self._writer.writerow(COLUMNS)
+            file.flush()
+
+    def write(self, lease: Lease, outcome: Outcome, ended: float) -> None:
+        """Write one lease's row, and flush; raises OSError where the disk is full.
+
+        `compile_s` is the remote part scaled to a machine of power index 1: the wall time without
+        the builder's own CPU time, which is preprocessing, times the host's power index.
+        """
+        request, host = lease.request, lease.host
+        preprocess_s = outcome.cpu_s or 0.0
+        wall_s = outcome.wall_s if outcome.wall_s is not None else ended - lease.granted
+        compile_s = max(0.0, wall_s - preprocess_s) * host.power_index
+        self._writer.writerow(
+            (
+                request.source,
+                f"{preprocess_s:.4f}",
+                f"{compile_s:.4f}",
+                f"{wall_s:.4f}",
+                "",
+                "",
+                request.user,
+                request.builder,
+                request.directory,
+                host.name,
+                lease.slot,
+                f"{request.arrived - self._started:.4f}",
+                f"{lease.granted - self._started:.4f}",
+                f"{ended - self._started:.4f}",
+                "" if outcome.exit is None else outcome.exit,
+                _ending(outcome),
+            )
+        )
+        self._file.flush()
+
+
+def _ending(outcome: Outcome) -> str:
+    if outcome.failed:
+        return "failed"
+    if outcome.exit is not None:
+        return "done"
+    return "revoked" if outcome.reason else "gone"
