@@ -92,6 +92,8 @@ if [ ! -e "$stamp" ] || ! works; then
     make_venv
 fi
 say "installing compilefarm and its tools into .venv"
+# Or the build would take the compiler that Python was built with, which need not be on this machine.
+export CC="${CC:-cc}"
 if ! "$venv_python" -m pip install --disable-pip-version-check --editable '.[dev]' >"$log.pip" 2>&1; then
     cat "$log.pip" >>"$log"
     die "pip could not install compilefarm, see $log: $(pip_failure "$log.pip")"
