@@ -1,0 +1,228 @@
+"""The monitor port: snapshots of the farm as JSON, as Prometheus metrics, and as a page.
+
+It runs inside host-server, whose event loop has compiles waiting on it, so it is built to cost
+little there. One encoding serves all who ask within half a second; it is made piece by piece,
+with the loop free between pieces; and on a farm so large that a snapshot is slow, it is made less
+often, so that monitors never take more than a twentieth of the server's time, however many watch.
+Encoding in a thread was rejected: the encoder holds the interpreter's lock throughout.
+
+Metrics are sums by state and by tier. A series for each host, user or file would grow without
+bound in the memory of whoever collects them; `/api/farm` has the single hosts.
+
+This module reads snapshots. It must not know the farm, nor which addresses may look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
+
+Snapshot = dict[str, Any]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+FRESH_S = 0.5
+# A snapshot that cost so much is not made again for so many times as long.
+REST_PER_COST = 20
+# Hosts or requests encoded at once: about a millisecond.
+PIECE = 100
+
+STATES = ("up", "busy", "away", "draining", "silent", "mute", "quarantined")
+
+
+def application(
+    farm_snapshot: Callable[[], Snapshot], allowed: Callable[[str], bool]
+) -> web.Application:
+    """Return the monitor port's HTTP application.
+
+    `farm_snapshot` returns the farm as JSON-ready values; it is called on the event loop.
+    `allowed` says whether the peer of that address may look.
+    """
+    source = _Source(farm_snapshot)
+    page = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    page_policy = _content_security_policy(page)
+
+    async def farm(_: web.Request) -> web.Response:
+        return web.Response(
+            body=await source.encoded(),
+            content_type="application/json",
+            headers={"Cache-Control": "no-store"},
+        )
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(
+            body=_metrics(await source.snapshot()), headers={"Content-Type": CONTENT_TYPE_LATEST}
+        )
+
+    async def index(_: web.Request) -> web.Response:
+        return web.Response(
+            text=page, content_type="text/html", headers={"Content-Security-Policy": page_policy}
+        )
+
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        peer = request.remote or ""
+        if not allowed(peer):
+            return _refusal(403, f"{peer or 'this address'} is not in the networks of this port")
+        try:
+            return await handler(request)
+        except web.HTTPNotFound:
+            return _refusal(404, "there are /, /api/farm and /metrics here")
+        except web.HTTPMethodNotAllowed:
+            return _refusal(405, "this port only shows the farm: GET and HEAD")
+
+    app = web.Application(middlewares=[guard], client_max_size=1024)
+    app.router.add_get("/", index)
+    app.router.add_get("/api/farm", farm)
+    app.router.add_get("/metrics", metrics)
+    return app
+
+
+class _Source:
+    """The latest snapshot and its JSON, made anew when someone asks and it is no longer fresh."""
+
+    def __init__(self, farm_snapshot: Callable[[], Snapshot]) -> None:
+        self._farm_snapshot = farm_snapshot
+        self._lock = asyncio.Lock()  # those who come while it is made wait for that one
+        self._snapshot: Snapshot = {}
+        self._encoded = b""
+        self._fresh_until = float("-inf")
+
+    async def snapshot(self) -> Snapshot:
+        await self.encoded()
+        return self._snapshot
+
+    async def encoded(self) -> bytes:
+        async with self._lock:
+            if time.monotonic() >= self._fresh_until:
+                started = time.monotonic()
+                self._snapshot = self._farm_snapshot()
+                self._encoded = await _encode(self._snapshot)
+                ended = time.monotonic()
+                self._fresh_until = ended + max(FRESH_S, REST_PER_COST * (ended - started))
+            return self._encoded
+
+
+async def _encode(snapshot: Snapshot) -> bytes:
+    """Return a snapshot as JSON, encoding long lists in pieces with the event loop between."""
+    members = []
+    for key, value in snapshot.items():
+        if isinstance(value, list):
+            pieces = []
+            for start in range(0, len(value), PIECE):
+                pieces.append(json.dumps(value[start : start + PIECE])[1:-1])
+                await asyncio.sleep(0)
+            text = f"[{', '.join(pieces)}]"
+        else:
+            text = json.dumps(value)
+        members.append(f"{json.dumps(key)}: {text}")
+    return ("{" + ", ".join(members) + "}\n").encode()
+
+
+def _refusal(status: int, reason: str) -> web.Response:
+    return web.Response(status=status, text=f"{status}: {reason}\n")
+
+
+def _content_security_policy(page: str) -> str:
+    """Return the policy that lets the page's own script and style run, and nothing else."""
+
+    def digest(tag: str) -> str:
+        content = page.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
+        return b64encode(sha256(content.encode()).digest()).decode()
+
+    return (
+        f"default-src 'none'; connect-src 'self'; img-src data:; base-uri 'none'; "
+        f"script-src 'sha256-{digest('script')}'; style-src 'sha256-{digest('style')}'; "
+        "form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+def _metrics(snapshot: Snapshot) -> bytes:
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_SnapshotCollector(snapshot))
+    return generate_latest(registry)
+
+
+class _SnapshotCollector(Collector):
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+
+    def collect(self) -> Iterator[Metric]:
+        hosts, requests = self._snapshot["hosts"], self._snapshot["requests"]
+        totals, server = self._snapshot["totals"], self._snapshot.get("server", {})
+
+        build = GaugeMetricFamily(
+            "compilefarm_server_info",
+            "Always 1; the labels say what runs.",
+            labels=("version", "policy"),
+        )
+        build.add_metric([str(server.get("version", "")), str(self._snapshot["policy"])], 1)
+        yield build
+        if "uptime_s" in server:
+            yield GaugeMetricFamily(
+                "compilefarm_server_uptime_seconds",
+                "How long host-server runs.",
+                value=server["uptime_s"],
+            )
+
+        by_state = Counter(host["state"] for host in hosts)
+        states = GaugeMetricFamily(
+            "compilefarm_hosts", "Known compile hosts, by state.", labels=("state",)
+        )
+        for state in sorted(by_state.keys() | set(STATES)):
+            states.add_metric([state], by_state[state])
+        yield states
+
+        slots: Counter[str] = Counter()
+        in_use: Counter[str] = Counter()
+        free: Counter[str] = Counter()
+        for host in hosts:
+            tier = "none" if host["tier"] is None else str(host["tier"])
+            slots[tier] += host["slots"] if host["tier"] is not None else 0
+            in_use[tier] += host["slots_in_use"]
+            free[tier] += host["slots_free"]
+        for name, what, counts in (
+            ("compilefarm_slots", "Slots of the hosts in use, by tier.", slots),
+            ("compilefarm_slots_in_use", "Slots with a lease, by tier.", in_use),
+            ("compilefarm_slots_free", "Slots that a compile could have now, by tier.", free),
+        ):
+            family = GaugeMetricFamily(name, what, labels=("tier",))
+            for tier in sorted(slots):
+                family.add_metric([tier], counts[tier])
+            yield family
+
+        yield GaugeMetricFamily(
+            "compilefarm_requests_waiting",
+            "Requests that wait for a slot.",
+            value=totals["requests_waiting"],
+        )
+        yield GaugeMetricFamily(
+            "compilefarm_request_wait_max_seconds",
+            "How long the longest waiting request waits.",
+            value=max((request["waited_s"] for request in requests), default=0.0),
+        )
+        loads = [host["load"] for host in hosts if host["load"]]
+        yield GaugeMetricFamily(
+            "compilefarm_foreign_cpus",
+            "CPUs that something else than the farm uses on the hosts.",
+            value=sum(load["foreign_cpus"] for load in loads),
+        )
+        for key, what in (
+            ("leases_granted", "Leases granted since host-server started."),
+            ("leases_failed", "Leases on which the host did not do its work."),
+            ("leases_revoked", "Leases that ended because the host was lost or left."),
+            ("requests_refused", "Requests that were refused."),
+        ):
+            yield CounterMetricFamily(f"compilefarm_{key}", what, value=totals[key])

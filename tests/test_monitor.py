@@ -1,0 +1,345 @@
+"""The monitor port over real HTTP, and mon-host-server against a scripted one.
+
+The snapshots come from a real farm, so that a change of their shape fails here, not in a browser.
+"""
+
+import asyncio
+import http.server
+import io
+import json
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession, web
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from compilefarm.events import HostAdded, HostsListed, LoadReported, RequestArrived
+from compilefarm.farm import Farm
+from compilefarm.model import Declaration, Load, Request
+from compilefarm.monitor import table
+from compilefarm.monitor.web import FRESH_S, application
+from compilefarm.placement.tier import TierPolicy
+
+HOSTILE = "\x1b[2J<script>alert(1)</script>[bold]\u202e\r\n"
+
+
+def farm_with(*hosts: Declaration, requests: int = 0, source: str = "main.c") -> Farm:
+    farm = Farm(TierPolicy())
+    farm.handle(HostsListed(hosts), 0.0)
+    for host in hosts:
+        farm.handle(HostAdded(host, "10.0.0.1"), 0.0)
+    for number in range(requests):
+        request = Request(number, user="ada", builder="desk9", source=source)
+        farm.handle(RequestArrived(request), 1.0)
+    return farm
+
+
+def busy_farm() -> Farm:
+    """Four hosts, one moved down and one away; three leases and two waiting requests."""
+    farm = farm_with(Declaration("fast", slots=2, power_index=4.5), Declaration("slow", slots=1))
+    hosts = (Declaration("moved", slots=1, power_index=4), Declaration("spare", slots=8))
+    farm.handle(
+        HostsListed((*(host.listed for host in farm.hosts.values() if host.listed), *hosts)), 0
+    )
+    farm.handle(HostAdded(hosts[0], "10.0.0.3"), 0)
+    load = Load(load_averages=(1.3, 1.2, 0.5), foreign_cpus=1.25, cpus=1)
+    farm.handle(LoadReported("moved", 3632, "10.0.0.3", load), 0.5)
+    for number in range(6):
+        farm.handle(RequestArrived(Request(number, "ada", "desk9", source=f"{number}.c")), 1.0)
+    return farm
+
+
+def with_server(snapshot: dict[str, Any]) -> dict[str, Any]:
+    server = {"version": "9.9", "uptime_s": 61.0, "base_port": 9714, "host": "farmhost"}
+    return {"server": server, **snapshot}
+
+
+def over_http(
+    farm_snapshot: Callable[[], dict[str, Any]],
+    talk: Callable[[ClientSession, str], Awaitable[None]],
+    allowed: Callable[[str], bool] = lambda _: True,
+) -> None:
+    """Run `talk` with the address of a monitor port."""
+
+    async def run() -> None:
+        runner = web.AppRunner(application(farm_snapshot, allowed))
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, "127.0.0.1", 0)
+            await site.start()
+            host, port = runner.addresses[0][:2]
+            async with ClientSession() as session:
+                await talk(session, f"http://{host}:{port}")
+        finally:
+            await runner.cleanup()
+
+    asyncio.run(run())
+
+
+# -- the monitor port
+
+
+def test_the_snapshot_comes_back_whole() -> None:
+    snapshot = with_server(busy_farm().snapshot())
+
+    async def talk(session: ClientSession, url: str) -> None:
+        async with session.get(f"{url}/api/farm") as answer:
+            assert answer.content_type == "application/json"
+            assert await answer.json() == snapshot
+        async with session.head(f"{url}/api/farm") as answer:
+            assert answer.status == 200
+            assert await answer.read() == b""
+
+    over_http(lambda: snapshot, talk)
+
+
+@pytest.mark.parametrize("hosts", [0, 1, 99, 100, 101, 250])
+def test_a_snapshot_of_any_size_is_put_together_right(hosts: int) -> None:
+    snapshot = farm_with(*(Declaration(f"h{n}", slots=1) for n in range(hosts))).snapshot()
+
+    async def talk(session: ClientSession, url: str) -> None:
+        async with session.get(f"{url}/api/farm") as answer:
+            assert await answer.json() == snapshot
+
+    over_http(lambda: snapshot, talk)
+
+
+def test_many_readers_cost_one_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("compilefarm.monitor.web.time.monotonic", lambda: now)
+    taken = 0
+
+    def farm_snapshot() -> dict[str, Any]:
+        nonlocal taken
+        taken += 1
+        return busy_farm().snapshot()
+
+    async def talk(session: ClientSession, url: str) -> None:
+        nonlocal now
+
+        async def read(path: str) -> None:
+            async with session.get(url + path) as answer:
+                assert answer.status == 200
+
+        await asyncio.gather(*(read("/api/farm") for _ in range(10)), read("/metrics"))
+        assert taken == 1
+        now += FRESH_S
+        await read("/api/farm")
+        assert taken == 2
+
+    over_http(farm_snapshot, talk)
+
+
+def test_metrics_are_sums_without_names() -> None:
+    snapshot = with_server(busy_farm().snapshot())
+
+    async def talk(session: ClientSession, url: str) -> None:
+        async with session.get(f"{url}/metrics") as answer:
+            assert answer.content_type == "text/plain"
+            lines = (await answer.text()).splitlines()
+        for line in (
+            'compilefarm_server_info{policy="tier",version="9.9"} 1.0',
+            'compilefarm_hosts{state="up"} 3.0',
+            'compilefarm_hosts{state="away"} 1.0',
+            'compilefarm_hosts{state="mute"} 0.0',
+            'compilefarm_slots{tier="4"} 2.0',
+            'compilefarm_slots{tier="3"} 1.0',
+            'compilefarm_slots_in_use{tier="4"} 2.0',
+            'compilefarm_slots_free{tier="1"} 0.0',
+            "compilefarm_requests_waiting 2.0",
+            "compilefarm_foreign_cpus 1.25",
+            "compilefarm_leases_granted_total 4.0",
+        ):
+            assert line in lines
+        assert not any(name in line for name in ("fast", "ada", "desk9") for line in lines)
+
+    over_http(lambda: snapshot, talk)
+
+
+def test_the_page_may_run_its_own_script_and_nothing_else() -> None:
+    async def talk(session: ClientSession, url: str) -> None:
+        async with session.get(url) as answer:
+            assert answer.content_type == "text/html"
+            policy = answer.headers["Content-Security-Policy"]
+            page = await answer.text()
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert page.count("<script>") == page.count("<style>") == 1
+        assert "http:" not in page
+        assert "https:" not in page
+        assert "innerHTML" not in page
+
+    over_http(dict, talk)
+
+
+def test_who_may_not_look_is_told_so() -> None:
+    async def talk(session: ClientSession, url: str) -> None:
+        for path in ("/", "/api/farm", "/metrics", "/nothing"):
+            async with session.get(url + path) as answer:
+                assert answer.status == 403
+                text = await answer.text()
+                assert text == "403: 127.0.0.1 is not in the networks of this port\n"
+
+    over_http(dict, talk, allowed=lambda address: address != "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/etc/passwd", 404),
+        ("GET", "/api", 404),
+        ("POST", "/api/farm", 405),
+        ("PUT", "/", 405),
+    ],
+)
+def test_what_is_not_there_gets_one_line(method: str, path: str, status: int) -> None:
+    async def talk(session: ClientSession, url: str) -> None:
+        async with session.request(method, url + path) as answer:
+            assert answer.status == status
+            assert (await answer.text()).count("\n") == 1
+
+    over_http(dict, talk)
+
+
+# -- mon-host-server
+
+
+def shown(snapshot: dict[str, Any], width: int) -> str:
+    console = Console(file=io.StringIO(), width=width, highlight=False)
+    with console.capture() as captured:
+        console.print(table.view(snapshot, width))
+    return captured.get()
+
+
+def test_the_table_says_what_there_is_and_why() -> None:
+    text = shown(with_server(busy_farm().snapshot()), 160)
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    why = "moved down from tier 4: foreign load 1.30 per CPU over the last minute"
+    assert "fast 4 2 of 2 0 up 4.5 - -" in lines
+    assert f"moved 3 1 of 1 0 up 4.0 1.30 1.25 {why}" in lines
+    assert "spare - 0 of 8 0 away 1.0 - - was not added" in lines
+    assert "ada desk9 4.c 0.0 s" in lines
+    assert "now: 3 of 4 hosts up; 4 slots: 4 in use, 0 free; 2 requests waiting" in lines
+    assert "host-server 9.9 on farmhost, base port 9714, up 61.0 s, policy tier" in lines
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 110, 200])
+def test_no_width_loses_a_reason(width: int) -> None:
+    words = "".join(shown(busy_farm().snapshot(), width).split())
+    assert "foreignload1.30perCPU" in words
+    assert "wasnotadded" in words
+
+
+def test_an_empty_farm_says_what_to_do() -> None:
+    assert "enable-host" in shown(Farm(TierPolicy()).snapshot(), 80)
+
+
+@given(name=st.text(max_size=40), width=st.integers(20, 200))
+def test_no_name_reaches_the_terminal_but_as_text(name: str, width: int) -> None:
+    snapshot = farm_with(Declaration(name, slots=1), requests=2, source=name + HOSTILE).snapshot()
+    snapshot["hosts"][0].update(reason=HOSTILE + name, state=name)
+    text = shown(snapshot, width)
+    assert all(character.isprintable() or character == "\n" for character in text)
+
+
+@given(value=st.none() | st.text(max_size=3) | st.integers())
+def test_what_another_version_leaves_out_stays_empty(value: object) -> None:
+    snapshot = {"hosts": [{"name": "fast"}, {"tier": value}], "requests": [{"user": value}]}
+    text = shown(snapshot, 80)
+    assert text.splitlines()[1].split() == ["fast", "-", "?", "of", "?", "?", "?", "-", "-", "-"]
+
+
+@contextmanager
+def scripted_server(status: int, body: bytes) -> Iterator[str]:
+    """Yield the address, as --server takes it, of a server that answers everything so."""
+
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_port - table.MONITOR}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def nobody_listens() -> str:
+    import socket
+
+    with closing(socket.create_server(("127.0.0.1", 0))) as unused:
+        return f"127.0.0.1:{unused.getsockname()[1] - table.MONITOR}"
+
+
+def test_json_is_unchanged(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    body = b'{"hosts": [],   "future": "\\u001b"}\n'
+    with scripted_server(200, body) as server:
+        assert table.main(["--server", server, "--json"]) == 0
+    assert capfdbinary.readouterr().out == body
+
+
+def test_a_pipe_gets_whole_lines_and_no_colours(capfd: pytest.CaptureFixture[str]) -> None:
+    snapshot = busy_farm().snapshot()
+    snapshot["hosts"][0]["reason"] = "because " * 60 + "of that"
+    with scripted_server(200, json.dumps(snapshot).encode()) as server:
+        assert table.main(["--server", server]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert "because of that" in lines[1]
+    assert not any("\x1b" in line or line != line.rstrip() for line in lines)
+
+
+def test_servers_are_tried_in_order(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with scripted_server(200, b'{"hosts": []}') as server:
+        monkeypatch.setenv("HOST_SERVER", f"{nobody_listens()},{server}")
+        assert table.main([]) == 0
+    assert "No hosts" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "why"),
+    [
+        (403, b"403: 127.0.0.1 is not \x1b[31min the networks\n", "not \ufffd[31min the networks"),
+        (200, b"<html>", "no host-server"),
+        (200, b"[" * 100_000, "no host-server"),
+        (200, b'{"hosts": 3}', "no host-server"),
+    ],
+)
+def test_what_is_no_farm_is_said_in_one_line(
+    status: int, body: bytes, why: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with scripted_server(status, body) as server:
+        assert table.main(["--server", server]) == 1
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert why in captured.err
+
+
+def test_no_server_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    for option in ([], ["--json"], ["--watch"]):
+        assert table.main(["--server", nobody_listens(), *option]) == 1
+        error = capfd.readouterr().err
+        assert error.startswith("mon-host-server: no host-server answers at 127.0.0.1:")
+        assert error.count("\n") == 1
+
+
+def test_a_bad_address_is_named(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        table.main(["--server", "host:port"])
+    assert ended.value.code == 2
+    assert "host:port" in capfd.readouterr().err
