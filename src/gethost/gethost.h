@@ -1,0 +1,141 @@
+/* What gethost's files share: their few types, and one line about each function.
+ *
+ *   main.c         the story: options, ask, run, ask again, compile here
+ *   server.c       the conversation with host-server
+ *   command.c      what distcc would do with the command
+ *   environment.c  what distcc is told
+ *   run.c          child, signals, exit status
+ *   away.c         remembering, from one compile to the next, that the server is away
+ *
+ * Every file includes this one first, because of the line below it.
+ */
+#ifndef GETHOST_H
+#define GETHOST_H
+
+#define _GNU_SOURCE /* C11 hides POSIX, and CPU affinity, without it */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define ARRAY_LENGTH(a) (sizeof(a) / sizeof *(a))
+
+enum { REASON_SIZE = 200, HOST_SIZE = 256 };
+
+/* ---- main.c ---- */
+
+extern bool verbose;
+
+/* One line to the user, with gethost's name before it. */
+void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* Write all of it, to a descriptor that may be a pipe, non-blocking, or closed at the other end. */
+void write_all(int fd, const char *data, size_t length);
+/* The descriptor for messages that are about the farm, not about the source being compiled. */
+int message_fd(void);
+/* The same descriptor, closed in children and out of the way of 0, 1 and 2; takes -1 too. */
+int private_fd(int fd);
+/* Milliseconds on a clock that nobody sets. */
+int64_t now_ms(void);
+/* The CPUs that this process may use. */
+int builder_cpus(void);
+
+/* ---- server.c ---- */
+
+struct request {
+    const char *type;   /* NULL: any */
+    const char *wait_s; /* as given, a number; NULL: no limit */
+    const char *source, *compiler;
+    char avoid[1024]; /* hosts, with commas between; empty: none */
+};
+
+struct lease {
+    char id[64], host[HOST_SIZE], address[64];
+    int port, slots;
+};
+
+enum answer {
+    ANSWER_LEASE,
+    ANSWER_COUNT,
+    ANSWER_REFUSED, /* the server is there, and there will be no slot */
+    ANSWER_AWAY,    /* no server, or one that makes no sense */
+};
+
+enum lease_event { LEASE_GOES_ON, LEASE_REVOKED, LEASE_LOST };
+
+struct server {
+    int fd;            /* -1: not connected */
+    size_t start, end; /* bytes received and not yet used */
+    char buffer[8192]; /* the longest line of the protocol */
+};
+
+enum answer server_request(struct server *, const char *servers, const struct request *,
+                           struct lease *, char reason[REASON_SIZE]);
+enum answer server_jobs(struct server *, const char *servers, int *count, char reason[REASON_SIZE]);
+/* What came on the connection of a lease. After LEASE_LOST it is closed. */
+enum lease_event server_event(struct server *, char reason[REASON_SIZE]);
+void server_done(struct server *, int exit_status, double wall_s, double cpu_s);
+void server_failed(struct server *, int exit_status, const char *reason);
+void server_close(struct server *);
+
+/* ---- command.c ---- */
+
+enum command_kind {
+    COMMAND_COMPILE, /* distcc, and it would send this compile to a host */
+    COMMAND_LOCAL,   /* distcc, and it would run this here anyway */
+    COMMAND_OTHER,   /* not distcc: what it does is not known */
+};
+
+struct command {
+    enum command_kind kind;
+    const char *source, *compiler; /* of COMMAND_COMPILE; else NULL */
+    const char *reason;            /* of COMMAND_LOCAL */
+};
+
+struct command command_read(char **argv);
+/* 0, or the exit status of a shell that cannot run the program: 127 not found, 126 not executable. */
+int command_missing(const char *program);
+
+/* ---- environment.c ---- */
+
+/* Already under a gethost, or under distcc? Then the command is run as it is. */
+bool environment_is_nested(void);
+char **environment_for_lease(const struct lease *);
+char **environment_for_local(void);
+/* Does the user want to read what distcc has to say? */
+bool environment_wants_distcc_log(void);
+/* Make distcc forget that the host failed a moment ago. */
+void environment_forget_backoff(const struct lease *);
+
+/* False where distcc has no place for its lock files: it would fail with every host. */
+bool environment_distcc_can_work(void);
+
+/* ---- run.c ---- */
+
+struct outcome {
+    bool revoked;
+    char reason[REASON_SIZE]; /* of the revocation */
+    int exit_status;          /* when it was not revoked and no signal ended it */
+    int signal;               /* that ended the child, or 0 */
+    double wall_s, cpu_s;
+    char *text; /* what the child wrote to stderr, if that was to be kept back */
+    size_t text_length;
+};
+
+/* Run the command while the lease lasts. Does not return when a signal ends gethost. */
+struct outcome run_with_lease(char **argv, char **environment, struct server *, bool keep_text);
+/* Become the command. */
+_Noreturn void run_instead(char **argv, char **environment);
+_Noreturn void run_end_by_signal(int signal_number);
+/* Call in a fresh child: it ends when its parent does, where the system can do that. */
+void run_die_with(int parent_pid);
+
+/* ---- away.c ---- */
+
+bool away_now(const char *servers);
+/* True if the user has not been told yet. */
+bool away_mark(const char *servers);
+void away_clear(const char *servers);
+/* True once a minute, so that 400 refused compiles make one message. */
+bool away_is_first_refusal(const char *servers);
+
+#endif
