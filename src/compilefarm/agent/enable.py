@@ -1,0 +1,375 @@
+"""enable-host and disable-host: bring this machine into the farm, and take it out again.
+
+Enabled means three things together: a distccd that is open to the farm's networks and nobody else,
+a loadavg that watches it, and a host-server that knows of both. distccd comes first and is waited
+for, so that the server never gives out a host that does not listen; whatever fails on the way
+takes everything down again. disable-host goes the other way: no new leases, then the running
+compiles, then loadavg and distccd, and the machine is as it was.
+
+A host-server that is away stops neither: loadavg registers the host when the server comes, and a
+desktop's owner gets it back whatever the server does.
+
+distccd is run without its own way into the background, because then its pid is known without a
+race, its errors end up in our log whichever user it becomes, and it leads a session of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from pathlib import Path
+from types import FrameType
+
+from compilefarm.agent.host_server import (
+    STATUS_MESSAGES,
+    Address,
+    Connection,
+    Refused,
+    Unreachable,
+    is_this_machine,
+    servers,
+)
+from compilefarm.agent.machine import Machine, ProcMachine, available_cpus, this_machine
+from compilefarm.agent.options import (
+    Parser,
+    complain,
+    directory,
+    host_address,
+    host_words,
+    seconds,
+    this_host,
+    whole_number,
+)
+from compilefarm.agent.processes import Unreadable
+from compilefarm.agent.run_directory import POLL_S, RunDirectory, RunError, locked
+from compilefarm.agent.status import added
+
+START_PATIENCE_S = 10.0
+NICE_DEFAULT = 10  # above distccd's own 5: the machine is somebody's desktop
+GRACE_DEFAULT_S = 60.0
+# Where a daemon may be that is not on a user's PATH.
+SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
+
+Network = IPv4Network | IPv6Network
+
+
+def enable_host(arguments: Sequence[str] | None = None) -> int:
+    """Run `enable-host` with these arguments, by default the command line's; return its status."""
+    parser = Parser("enable-host", "Bring this machine into the farm.")
+    _add_host_options(parser)
+    parser.add_host_words()
+    parser.add_argument(
+        "--allow",
+        type=_network,
+        action="append",
+        metavar="CIDR",
+        help="take compiles from this network only; may be given several times "
+        "(default: all the farm's networks)",
+    )
+    parser.add_argument(
+        "--nice",
+        type=_niceness,
+        default=NICE_DEFAULT,
+        metavar="N",
+        help=f"distccd's niceness, 0 to 19 (default: {NICE_DEFAULT})",
+    )
+    parser.add_argument(
+        "--procfs", type=directory, metavar="DIR", help="let loadavg read this instead of /proc"
+    )
+    options = parser.parse_args(arguments)
+    candidates = parser.servers(options)
+    _end_tidily_on_a_signal()
+    try:
+        print(Enabling(options, candidates).run())
+    except (RunError, Refused) as error:
+        return complain("enable-host", error)
+    return 0
+
+
+def disable_host(arguments: Sequence[str] | None = None) -> int:
+    """Run `disable-host` with these arguments, by default the command line's; return its status."""
+    parser = Parser("disable-host", "Take this machine out of the farm.")
+    _add_host_options(parser)
+    parser.add_argument(
+        "--grace",
+        type=seconds,
+        default=GRACE_DEFAULT_S,
+        metavar="SECONDS",
+        help=f"how long running compiles may go on (default: {GRACE_DEFAULT_S:.0f})",
+    )
+    options = parser.parse_args(arguments)
+    if options.server:
+        parser.servers(options)  # a mistyped one is told of before anything is stopped
+    _end_tidily_on_a_signal()
+    try:
+        print(_disable(options))
+    except RunError as error:
+        return complain("disable-host", error)
+    return 0
+
+
+class Enabling:
+    """One run of enable-host."""
+
+    def __init__(self, options: argparse.Namespace, candidates: list[Address]) -> None:
+        self._options = options
+        self._candidates = candidates
+        self._host = _host(options)
+        self._machine = this_machine()
+        if options.slots is None:
+            options.slots = _cpus(options.procfs)
+
+    def run(self) -> str:
+        """Enable the host; return the line that says so. Raises `RunError` and `Refused`."""
+        with locked(self._options.run_dir, str(self._host), self._machine, create=True) as run:
+            assert run is not None
+            if run.running("distccd") and run.running("loadavg"):
+                return f"{self._host} is already enabled"
+            repaired = "repaired: " if run.running("distccd") or run.running("loadavg") else ""
+            try:
+                _stop(run)  # the half that is left, if any
+                return repaired + self._start(run)
+            except BaseException:
+                _stop(run)
+                raise
+
+    def _start(self, run: RunDirectory) -> str:
+        program = shutil.which("distccd", path=f"{os.environ.get('PATH', os.defpath)}:{SBIN}")
+        if program is None:
+            raise RunError(
+                "distccd is not installed; install the package distcc (on Fedora distcc-server)"
+            )
+        self._check_port()
+        distccd = run.start("distccd", [program, *self._distccd_options()], _environment())
+        self._await_listening(run)
+        run.start("loadavg", self._loadavg_command(distccd.pid), dict(os.environ))
+        run.remember("servers", ",".join(map(str, self._candidates)))
+        return self._register()
+
+    def _distccd_options(self) -> list[str]:
+        options = ["--no-detach", "--daemon", "--log-stderr", "--log-level", "warning"]
+        options += ["--port", str(self._host.port)]
+        options += ["--jobs", str(self._options.slots), "--nice", str(self._options.nice)]
+        if self._own_address:
+            options += ["--listen", self._own_address]
+        networks = self._networks()
+        if networks is None:
+            return [*options, "--allow-private"]
+        for network in networks:
+            options += ["--allow", str(network)]
+        return options
+
+    @property
+    def _own_address(self) -> str:
+        """The address to listen on: the host, where it is an address of ours; empty for all."""
+        with contextlib.suppress(ValueError):
+            ip_address(self._host.host)
+            return self._host.host if is_this_machine(self._host.host) else ""
+        return ""
+
+    def _networks(self) -> list[Network] | None:
+        """Return the networks whose compiles are taken; None where only the private ones are known.
+
+        Raises `RunError` where `--allow` names none of the farm's.
+        """
+        wanted: list[Network] | None = self._options.allow
+        try:
+            with self._server() as server:
+                answer = server.ask("networks").items("networks")
+            farm = sorted(map(ip_network, answer), key=str)
+        except (Unreachable, Refused, ValueError):
+            return wanted
+        common = farm if wanted is None else _intersection(wanted, farm)
+        if not common:
+            names = ", ".join(map(str, farm)) or "none"
+            raise RunError(f"--allow leaves out all of the farm's networks, which are {names}")
+        return common
+
+    def _check_port(self) -> None:
+        # distccd would say so too, but not what to do about it.
+        family = socket.AF_INET6 if ":" in self._own_address else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((self._own_address, self._host.port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise RunError(
+                        f"port {self._host.port} cannot be had ({os.strerror(error.errno or 0)}); "
+                        "choose another with --port"
+                    ) from None
+                raise RunError(
+                    f"port {self._host.port} is in use, perhaps by another distccd; stop that, "
+                    "or choose another port with --port"
+                ) from None
+
+    def _await_listening(self, run: RunDirectory) -> None:
+        address = (self._own_address or "127.0.0.1", self._host.port)
+        deadline_s = time.monotonic() + START_PATIENCE_S
+        while run.running("distccd"):
+            with contextlib.suppress(OSError):
+                socket.create_connection(address, timeout=1).close()
+                # Somebody listens. If distccd lost a race for the port, it has died of it.
+                if run.running("distccd"):
+                    return
+            if time.monotonic() > deadline_s:
+                raise RunError(f"distccd does not listen after {START_PATIENCE_S:.0f} s")
+            time.sleep(POLL_S)
+        words = run.last_words("distccd") or "it said nothing"
+        raise RunError(f"distccd did not start: {words}")
+
+    def _loadavg_command(self, distccd_pid: int) -> list[str]:
+        options = self._options
+        command = [sys.executable, "-P", "-m", "compilefarm.agent.loadavg", "--register"]
+        command += ["--server", ",".join(map(str, self._candidates)), "--host", str(self._host)]
+        command += ["--slots", str(options.slots)]
+        if options.power_index is not None:
+            command += ["--power-index", str(options.power_index)]
+        for name in options.type or []:
+            command += ["--type", name]
+        for name in options.compiler or []:
+            command += ["--compiler", name]
+        if options.procfs is None:
+            return [*command, "--distccd-pid", str(distccd_pid)]
+        # Another machine's /proc does not know this machine's processes.
+        return [*command, "--procfs", str(options.procfs.resolve())]
+
+    def _register(self) -> str:
+        """Register the host; return the line that says what came of it. Raises `Refused`.
+
+        loadavg registers it as well, whenever it connects; this is for the answer.
+        """
+        words = host_words(self._options)
+        try:
+            with self._server() as server:
+                answer = server.ask("add", host=self._host.host, port=self._host.port, **words)
+        except Unreachable as error:
+            return f"{self._host} is enabled, and registers itself once it can: {error}"
+        except Refused as error:
+            raise Refused(f"{self._host} was refused: {error}") from None
+        return added(self._host, answer)
+
+    def _server(self) -> Connection:
+        return Connection(self._candidates, STATUS_MESSAGES, speaking_for=self._host.host)
+
+
+def _disable(options: argparse.Namespace) -> str:
+    host = _host(options)
+    with locked(options.run_dir, str(host), this_machine(), create=False) as run:
+        if run is None:
+            return f"{host} was not enabled"
+        try:
+            if not (run.running("distccd") or run.running("loadavg")):
+                return f"{host} was not enabled any more"
+            return f"{host} is disabled{_drain(host, options, run.remembered('servers'))}"
+        finally:
+            _stop(run)
+
+
+def _drain(host: Address, options: argparse.Namespace, enabled_with: str) -> str:
+    """Wait until the host has no leases, at most the grace; return what is to be said about it."""
+    try:
+        candidates = servers(options.server or enabled_with)
+        with Connection(candidates, STATUS_MESSAGES, speaking_for=host.host) as server:
+            answer = server.ask("drain", host=host.host, port=host.port, grace_s=options.grace)
+            if answer.verb == "draining":
+                answer = server.answer(options.grace + START_PATIENCE_S)
+            left = answer.text("leases", "0")
+    except (Unreachable, ValueError) as error:
+        return f", without waiting for its compiles: {error}"
+    except Refused as error:
+        return f", without waiting for its compiles: the server refused that: {error}"
+    return "" if left == "0" else f"; {left} compiles that ran for too long go to other hosts"
+
+
+def _stop(run: RunDirectory) -> None:
+    try:
+        run.stop("loadavg")
+    finally:
+        run.stop("distccd")
+        run.remember("servers", "")
+
+
+def _environment() -> dict[str, str]:
+    environment = dict(os.environ)
+    if os.geteuid() == 0:
+        # distccd becomes another user, who could not write to root's own.
+        environment.pop("TMPDIR", None)
+    return environment
+
+
+def _cpus(procfs: Path | None) -> int:
+    if procfs is not None:
+        machine: Machine = ProcMachine(procfs)
+        with contextlib.suppress(Unreadable):
+            return len(machine.busy_cpu_s())
+    return available_cpus()
+
+
+def _intersection(some: Sequence[Network], others: Sequence[Network]) -> list[Network]:
+    """Return the networks that are in one of `some` and in one of `others`."""
+    common = set()
+    for one in some:
+        for other in others:
+            if one.version == other.version and one.overlaps(other):
+                # Of two networks that overlap, one lies within the other.
+                common.add(max(one, other, key=lambda network: network.prefixlen))
+    return sorted(common, key=str)
+
+
+def _add_host_options(parser: Parser) -> None:
+    parser.add_argument(
+        "--host",
+        type=host_address,
+        default=this_host(),
+        metavar="HOST",
+        help="the name of this machine in the farm (default: its host name)",
+    )
+    parser.add_argument("--port", type=_port, metavar="P", help="distccd's port (default: 3632)")
+    parser.add_argument(
+        "--run-dir", type=Path, metavar="DIR", help="where pids and logs are kept meanwhile"
+    )
+
+
+def _host(options: argparse.Namespace) -> Address:
+    return Address(options.host.host, options.port or options.host.port)
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a port from 1 to 65535")
+    return int(text)
+
+
+def _niceness(text: str) -> int:
+    return 0 if text == "0" else _bounded(whole_number(text), 19)
+
+
+def _bounded(number: int, high: int) -> int:
+    if number > high:
+        raise argparse.ArgumentTypeError(f"{number} is more than {high}")
+    return number
+
+
+def _network(text: str) -> Network:
+    try:
+        return ip_network(text, strict=False)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a network such as 10.0.0.0/8") from None
+
+
+def _end_tidily_on_a_signal() -> None:
+    def end(number: int, _frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, end)

@@ -1,0 +1,249 @@
+"""host-server as a compile host sees it: where it is, and one connection to one of its ports.
+
+Plain blocking sockets: each of these programs holds a single connection, and asyncio would cost
+more start-up than the rest of `addhost`. A server that does not answer and a server that says no
+are two exceptions, because every caller treats them differently: the first is worth another try,
+the second is an answer. This module must not know what is said, nor decide when to try again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from types import TracebackType
+from typing import Self
+
+from compilefarm.wire import LineSplitter, Message, WireError, format_line, parse_line
+
+BASE_PORT = 9714
+DISTCCD_PORT = 3632
+# Offsets from the base port.
+LOAD_REPORTS = 1
+STATUS_MESSAGES = 2
+
+CONNECT_TIMEOUT_S = 3.0
+ANSWER_TIMEOUT_S = 10.0
+# After this long without a sign of the other machine the connection counts as dead.
+DEAD_PEER_S = 10
+
+
+class Unreachable(Exception):
+    """No server answers, or the connection to it is lost; the text says which and why."""
+
+
+class Refused(Exception):
+    """The server answered `error`; the text is its reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A host name or address, and a TCP port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+def parse_address(text: str, default_port: int) -> Address:
+    """Return the address in `HOST`, `HOST:PORT`, `[IPV6]`, `[IPV6]:PORT` or a bare IPv6 address.
+
+    Raises `ValueError` with a text fit for the user.
+    """
+    host, colon, port = text.strip().rpartition(":")
+    if not colon or (text.count(":") > 1 and not host.endswith("]")):
+        host, port = text.strip(), str(default_port)
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    # A host's name becomes a directory's name, and a word of one line.
+    if not host or not all(c.isprintable() and c not in " /,[]%" for c in host):
+        raise ValueError(f"'{text}' is not HOST or HOST:PORT")
+    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise ValueError(f"'{text}' has no port from 1 to 65535 after the colon")
+    return Address(host, int(port))
+
+
+def servers(option: str | None) -> list[Address]:
+    """Return the host-servers to try, in order: from `--server`, else from `HOST_SERVER`.
+
+    Raises `ValueError` with a text fit for the user where there are none or one is malformed.
+    """
+    text = option or os.environ.get("HOST_SERVER", "")
+    found = [parse_address(item, BASE_PORT) for item in text.split(",") if item.strip()]
+    if not found:
+        raise ValueError("no host-server is named; set HOST_SERVER=HOST or use --server HOST")
+    for server in found:
+        if server.port + 3 > 65535:
+            raise ValueError(f"{server} leaves no room for the four ports of host-server")
+    return found
+
+
+def is_this_machine(host: str) -> bool:
+    """Return whether a host name or address is one of this machine's."""
+    if host == socket.gethostname():
+        return True
+    try:
+        found = socket.getaddrinfo(host, 0, type=socket.SOCK_DGRAM)
+    except (OSError, UnicodeError):
+        return False
+    # Only an address of one's own can be bound.
+    for family, kind, _, _, address in found:
+        try:
+            with socket.socket(family, kind) as probe:
+                probe.bind(address)
+                return True
+        except OSError:
+            continue
+    return False
+
+
+class Connection:
+    """A connection to one port of the first server that accepts one.
+
+    `speaking_for` is the host that the messages are about: where it is an address such as
+    127.0.0.3 and the server is on loopback too, the connection comes from that very address, so
+    that the hosts of a farm on one machine each speak for themselves.
+
+    Raises `Unreachable`.
+    """
+
+    server: Address
+
+    def __init__(
+        self, candidates: Sequence[Address], port_offset: int, *, speaking_for: str = ""
+    ) -> None:
+        failures = []
+        for server in candidates:
+            self.server = Address(server.host, server.port + port_offset)
+            try:
+                self._socket = _connected(self.server, speaking_for)
+                break
+            except (OSError, UnicodeError) as error:
+                failures.append(f"{self.server} ({_words(error)})")
+        else:
+            raise Unreachable(f"no host-server answers at {', '.join(failures)}")
+        self._splitter = LineSplitter()
+        self._messages: deque[Message] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._socket.close()
+
+    def send(self, verb: str, **words: object) -> None:
+        """Send one message.
+
+        An error here is not reported: when the server closed, what it said before is what matters,
+        and `receive` returns that, or raises.
+        """
+        try:
+            self._socket.settimeout(ANSWER_TIMEOUT_S)
+            self._socket.sendall(format_line(verb, **words))
+        except OSError:
+            # A server that takes nothing for so long is as good as closed.
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+    def receive(self, timeout_s: float) -> Message | None:
+        """Return the next message, or None when none came within `timeout_s` seconds.
+
+        Raises `Refused` for an `error` message and `Unreachable` at the connection's end.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        while not self._messages:
+            left_s = max(0.0, deadline_s - time.monotonic())
+            poll = select.poll()  # select() fails on descriptors of 1024 and up
+            poll.register(self._socket, select.POLLIN)
+            if not poll.poll(left_s * 1000):
+                return None
+            try:
+                data = self._socket.recv(65536)
+                if not data:
+                    raise Unreachable(f"host-server at {self.server} closed the connection")
+                self._messages.extend(map(parse_line, self._splitter.feed(data)))
+            except OSError as error:
+                raise Unreachable(
+                    f"the connection to host-server at {self.server} broke ({_words(error)})"
+                ) from None
+            except WireError as error:
+                raise Unreachable(
+                    f"what answers at {self.server} is no host-server ({error})"
+                ) from None
+        message = self._messages.popleft()
+        if message.verb == "error":
+            raise Refused(message.text("reason", "no reason given"))
+        return message
+
+    def ask(self, verb: str, *, timeout_s: float = ANSWER_TIMEOUT_S, **words: object) -> Message:
+        """Send one message and return the answer to it; raises `Refused` and `Unreachable`."""
+        self.send(verb, **words)
+        return self.answer(timeout_s)
+
+    def answer(self, timeout_s: float = ANSWER_TIMEOUT_S) -> Message:
+        """Return the next message; raises `Unreachable` when none comes in time, and `Refused`."""
+        message = self.receive(timeout_s)
+        if message is None:
+            raise Unreachable(f"host-server at {self.server} does not answer")
+        return message
+
+
+def _connected(server: Address, speaking_for: str) -> socket.socket:
+    failure: OSError | None = None
+    for family, kind, protocol, _, address in socket.getaddrinfo(
+        server.host, server.port, type=socket.SOCK_STREAM
+    ):
+        connection = socket.socket(family, kind, protocol)
+        try:
+            connection.settimeout(CONNECT_TIMEOUT_S)
+            _speak_for(connection, str(address[0]), speaking_for)
+            _notice_a_dead_peer(connection)
+            connection.connect(address)
+            return connection
+        except OSError as error:
+            connection.close()
+            failure = error
+    raise failure or OSError("the name has no address")
+
+
+def _speak_for(connection: socket.socket, server_address: str, host: str) -> None:
+    try:
+        if ip_address(host).is_loopback and ip_address(server_address).is_loopback:
+            connection.bind((host, 0))
+    except (ValueError, OSError):
+        # A name, an address of the other family, or a system with 127.0.0.1 alone: from any
+        # address.
+        pass
+
+
+def _notice_a_dead_peer(connection: socket.socket) -> None:
+    # Keep-alive notices it while nothing is under way, TCP_USER_TIMEOUT while something is.
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", DEAD_PEER_S // 2),
+        ("TCP_KEEPINTVL", DEAD_PEER_S // 5),
+        ("TCP_KEEPCNT", 3),
+        ("TCP_USER_TIMEOUT", DEAD_PEER_S * 1000),
+    ):
+        if hasattr(socket, name):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _words(error: OSError | UnicodeError) -> str:
+    if isinstance(error, UnicodeError):
+        return "not a host name"
+    return (error.strerror or str(error) or "no answer").lower()

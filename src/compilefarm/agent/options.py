@@ -1,0 +1,121 @@
+"""The options that the programs of a compile host share, and how they speak to their user.
+
+One place, so that `--server` and `--slots` mean the same everywhere, and so that every error of
+the user's is one line: what is wrong, and what to do. It must not know what a program does with
+them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import socket
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from compilefarm import __version__
+from compilefarm.agent.host_server import DISTCCD_PORT, Address, parse_address, servers
+
+
+class Parser(argparse.ArgumentParser):
+    """An option parser with `--server` and `--version` whose errors are one line."""
+
+    def __init__(self, program: str, description: str) -> None:
+        super().__init__(prog=program, description=description, allow_abbrev=False)
+        self.add_argument(
+            "--server",
+            metavar="HOST[:PORT]",
+            help="where host-server is; several, with commas, are tried in order "
+            "(default: the environment's HOST_SERVER)",
+        )
+        self.add_argument("--version", action="version", version=f"{program} {__version__}")
+
+    def error(self, message: str) -> NoReturn:
+        """End the program with status 2 and one line."""
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+    def add_host_words(self) -> None:
+        """Add the options that describe a host: its slots, power index, types and compilers."""
+        self.add_argument(
+            "--slots", type=whole_number, metavar="N", help="how many compiles it takes at once"
+        )
+        self.add_argument(
+            "--power-index",
+            type=positive_number,
+            metavar="X",
+            help="how fast it is; the slowest machine of the farm is 1",
+        )
+        for option, what in (("--type", "a type of the host"), ("--compiler", "a compiler it has")):
+            self.add_argument(
+                option, action="append", metavar="NAME", help=f"{what}; may be given several times"
+            )
+
+    def servers(self, options: argparse.Namespace) -> list[Address]:
+        """Return the host-servers to try, or end the program with one line."""
+        try:
+            return servers(options.server)
+        except ValueError as error:
+            self.error(str(error))
+
+
+def host_words(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the words of `add` that the options of `add_host_words` give; None is left out."""
+    return {
+        "slots": options.slots,
+        "power_index": options.power_index,
+        "types": options.type,
+        "compilers": options.compiler,
+    }
+
+
+def host_address(text: str) -> Address:
+    """Return a compile host's name and distccd's port, from `HOST[:PORT]`."""
+    try:
+        return parse_address(text, DISTCCD_PORT)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def this_host() -> Address:
+    """Return this machine's own host name with distccd's usual port."""
+    return Address(socket.gethostname(), DISTCCD_PORT)
+
+
+def whole_number(text: str) -> int:
+    """Return a whole number from 1 to 10000."""
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 10_000):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1 to 10000")
+    return int(text)
+
+
+def positive_number(text: str) -> float:
+    """Return a number above 0 and up to a million."""
+    number = seconds(text)
+    if not 0 < number <= 1_000_000:
+        raise argparse.ArgumentTypeError(f"'{text}' is not above 0 and at most 1000000")
+    return number
+
+
+def seconds(text: str) -> float:
+    """Return a finite number that is not negative."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number, 0 or above")
+    return number
+
+
+def directory(text: str) -> Path:
+    """Return a directory that exists."""
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a directory")
+    return Path(text)
+
+
+def complain(program: str, message: object) -> int:
+    """Print one line on standard error; return the exit status of a program that failed, 1."""
+    print(f"{program}: {message}", file=sys.stderr, flush=True)
+    return 1

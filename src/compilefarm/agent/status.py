@@ -1,0 +1,72 @@
+"""addhost and remhost: tell host-server that a host is available, or no longer is.
+
+One message on the status port and one line about the answer. They run from scripts and at boot,
+for any host and not only this one, so they start as fast as Python does and know nothing of
+distccd or of load: `enable-host` is the program that also makes true what `addhost` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from compilefarm.agent.host_server import (
+    STATUS_MESSAGES,
+    Address,
+    Connection,
+    Refused,
+    Unreachable,
+    is_this_machine,
+)
+from compilefarm.agent.options import Parser, complain, host_address, host_words, this_host
+from compilefarm.wire import Message
+
+
+def addhost(arguments: Sequence[str] | None = None) -> int:
+    """Run `addhost` with these arguments, by default the command line's; return its exit status."""
+    parser = Parser("addhost", "Tell host-server that a compile host is available.")
+    parser.add_argument(
+        "host", nargs="?", type=host_address, metavar="HOST[:PORT]", help="default: this machine"
+    )
+    parser.add_host_words()
+    options = parser.parse_args(arguments)
+    candidates = parser.servers(options)
+    if options.slots is None and (options.host is None or is_this_machine(options.host.host)):
+        from compilefarm.agent.machine import available_cpus
+
+        options.slots = available_cpus()
+    host = options.host or this_host()
+    try:
+        with Connection(candidates, STATUS_MESSAGES, speaking_for=host.host) as server:
+            answer = server.ask("add", host=host.host, port=host.port, **host_words(options))
+    except (Refused, Unreachable) as error:
+        return complain("addhost", f"{host} was not added: {error}")
+    print(added(host, answer))
+    return 0
+
+
+def added(host: Address, answer: Message) -> str:
+    """Return the line that tells the user what the server made of an `add`."""
+    slots = answer.text("slots", "?")
+    return (
+        f"{answer.text('host', str(host))} is available with {slots} "
+        f"slot{'' if slots == '1' else 's'}, power index {answer.text('power_index', '?')}"
+    )
+
+
+def remhost(arguments: Sequence[str] | None = None) -> int:
+    """Run `remhost` with these arguments, by default the command line's; return its exit status."""
+    parser = Parser("remhost", "Tell host-server that a compile host is no longer available.")
+    parser.add_argument(
+        "host", nargs="?", type=host_address, metavar="HOST[:PORT]", help="default: this machine"
+    )
+    options = parser.parse_args(arguments)
+    candidates = parser.servers(options)
+    host = options.host or this_host()
+    try:
+        with Connection(candidates, STATUS_MESSAGES, speaking_for=host.host) as server:
+            answer = server.ask("remove", host=host.host, port=host.port)
+    except (Refused, Unreachable) as error:
+        return complain("remhost", f"{host} was not removed: {error}")
+    known = answer.text("known", "yes") == "yes"
+    print(f"{host} is no longer available" if known else f"{host} was not available")
+    return 0
