@@ -1,0 +1,33 @@
+"""A distccd for tests: takes the same options, listens, and compiles nothing.
+
+`FAKE_DISTCCD` in the environment says what is wrong with it: `dies`, `mute` (never listens), or
+`deaf` (does not end when asked to). It starts two workers, as distccd does.
+"""
+
+import os
+import signal
+import socket
+import sys
+import time
+
+
+def option(name: str, default: str) -> str:
+    """Return an option's value on the command line."""
+    return sys.argv[sys.argv.index(name) + 1] if name in sys.argv else default
+
+
+fault = os.environ.get("FAKE_DISTCCD", "")
+if fault == "dies":
+    sys.exit("distccd[1] (dcc_main) ERROR: it was told to die")
+if fault == "deaf":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+listener = socket.socket()
+listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+if fault != "mute":
+    listener.bind((option("--listen", ""), int(option("--port", "3632"))))
+    listener.listen()
+for _ in range(2):
+    if os.fork() == 0:
+        break
+while True:
+    time.sleep(3600)
