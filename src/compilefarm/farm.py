@@ -229,8 +229,7 @@ class Farm:
         for host in list(self.hosts.values()):
             if host.listed is not None and host.name not in listed:
                 host.listed = None
-                if host.offered is None:
-                    host.added = False
+                host.added = host.offered is not None
                 self._apply_declarations(host)
         for name, declaration in listed.items():
             host = self.hosts.get(name) or self._new_host(
@@ -238,7 +237,7 @@ class Farm:
             )
             host.listed = declaration
             host.address = declaration.address or host.address
-            host.added = host.added or declaration.static
+            host.added = host.offered is not None or declaration.static
             self._apply_declarations(host)
 
     def _host_added(self, event: HostAdded) -> None:
@@ -403,7 +402,7 @@ class Farm:
     # -- hosts fail
 
     def _host_failed(self, lease: Lease, outcome: Outcome) -> None:
-        """Take note of a compile that a host did not do; those that fail at once are one failure."""
+        """Take note of a compile that a host did not do; those failing at once count once."""
         host, compiler = lease.host, lease.request.compiler
         self.failed += 1
         if outcome.exit == EXIT_COMPILER_MISSING and compiler:

@@ -1,0 +1,378 @@
+"""The three line ports, one class of connection each: bytes to farm events, and answers to bytes.
+
+A connection turns lines into calls of its `Server` (below, what it needs of host-server) and
+nothing more: it decides nothing about hosts or slots. What can be abused is bounded here: the
+length of a line, the time to send it, the lines that wait to be worked on, and the bytes that a
+client does not read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Coroutine
+from typing import Any, Protocol, cast
+
+from compilefarm.access import AllowedNetworks
+from compilefarm.events import (
+    DrainEnded,
+    Event,
+    HostAdded,
+    HostDrained,
+    HostRemoved,
+    LoadReported,
+    ReportsEnded,
+    RequestArrived,
+    RequestEnded,
+)
+from compilefarm.farm import Farm
+from compilefarm.hosts_info import POWER_INDEX_LIMIT, SLOTS_LIMIT, split_host
+from compilefarm.model import DISTCC_PORT, Declaration, Lease, Load, Outcome, Request
+from compilefarm.wire import LineSplitter, Message, WireError, format_line, parse_line
+
+LINE_WITHIN_S = 10.0
+UNREAD_LIMIT_BYTES = 64 * 1024
+WAITING_LINES_LIMIT = 256
+DAY_S = 86_400.0
+
+
+class Server(Protocol):
+    """What a connection needs of host-server."""
+
+    farm: Farm
+    allowed: AllowedNetworks
+    requests: dict[int, RequestConnection]
+    reporters: dict[str, LoadConnection]
+    # Connections that owe the end of a line, with the time by which it must come; in that order.
+    overdue_at: dict[LineConnection, float]
+
+    def now(self) -> float: ...
+
+    def happen(self, event: Event) -> None:
+        """Hand an event to the farm and perform the effects."""
+
+    def new_request_id(self) -> int: ...
+
+    async def address_of(self, host: str, port: int, sender: str, sent_to: str) -> str:
+        """Return the host's address if the sender may speak for it, else raise `WireError`."""
+
+    def drain_end(self, name: str) -> asyncio.Future[DrainEnded]:
+        """Return what will be set when the drain of that host has ended."""
+
+    def refused(self, sender: str, what: str) -> None:
+        """Log that a sender was refused, once per sender and minute."""
+
+
+class LineConnection(asyncio.Protocol):
+    """A connection that carries lines; subclasses say what a message does.
+
+    `take` may return a coroutine where an answer needs time; the lines behind it wait until it is
+    done.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._lines = LineSplitter()
+        self._waiting: deque[bytes] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._transport: asyncio.Transport
+        self.sender = ""
+
+    def sent_to(self) -> str:
+        """Return the address that the client connected to."""
+        return str(self._transport.get_extra_info("sockname")[0])
+
+    def take(self, message: Message) -> Coroutine[Any, Any, None] | None:
+        """Act on one message; raises `WireError` where it breaks the protocol."""
+        raise NotImplementedError
+
+    def ended(self) -> None:
+        """Act on the connection's end."""
+
+    def send(self, verb: str, **words: object) -> None:
+        """Send one message; a client that does not read what it is sent is dropped."""
+        self._transport.write(format_line(verb, **words))
+        if self._transport.get_write_buffer_size() > UNREAD_LIMIT_BYTES:
+            self._transport.abort()
+
+    def send_last(self, verb: str, **words: object) -> None:
+        """Send one message and close."""
+        if not self._transport.is_closing():
+            self._transport.write(format_line(verb, **words))
+            self._transport.close()
+
+    def close(self) -> None:
+        """Close when all that was sent is out."""
+        self._transport.close()
+
+    def give_up(self, reason: str) -> None:
+        """Tell the client what is wrong with it, and close."""
+        self._waiting.clear()
+        self.send_last("error", reason=reason)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin; a sender from a foreign network is told so and closed."""
+        self._transport = cast(asyncio.Transport, transport)
+        peer = transport.get_extra_info("peername")
+        if not peer:  # gone before we looked
+            self._transport.abort()
+            return
+        self.sender = peer[0]
+        if not self._server.allowed.allows(self.sender):
+            self._server.refused(self.sender, "its network is not allowed (--allow)")
+            self.give_up(f"{self.sender} is not in the networks that this farm is open to")
+            return
+        self._owes_a_line()
+
+    def data_received(self, data: bytes) -> None:
+        """Split into lines and work on them."""
+        if self._transport.is_closing():
+            return
+        self._server.overdue_at.pop(self, None)
+        try:
+            for line in self._lines.feed(data):
+                self._waiting.append(line)
+        except WireError as error:
+            self._work()
+            self._complain(error)
+            return
+        if self._lines.pending:
+            self._owes_a_line()
+        if len(self._waiting) > WAITING_LINES_LIMIT:
+            self._transport.pause_reading()
+        self._work()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End, whichever side wanted it."""
+        self._server.overdue_at.pop(self, None)
+        self._waiting.clear()
+        if self._task is not None:
+            self._task.cancel()
+        if self.sender:
+            self.ended()
+
+    def _owes_a_line(self) -> None:
+        self._server.overdue_at.setdefault(self, self._server.now() + LINE_WITHIN_S)
+
+    def _complain(self, error: WireError) -> None:
+        self._server.refused(self.sender, str(error))
+        self.give_up(str(error))
+
+    def _work(self) -> None:
+        while self._waiting and self._task is None and not self._transport.is_closing():
+            try:
+                slow = self.take(parse_line(self._waiting.popleft()))
+            except WireError as error:
+                self._complain(error)
+                return
+            if slow is not None:
+                self._task = asyncio.ensure_future(self._work_slowly(slow))
+
+    async def _work_slowly(self, slow: Coroutine[Any, Any, None]) -> None:
+        try:
+            await slow
+        except WireError as error:
+            self._complain(error)
+        self._task = None
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+            self._work()
+
+
+class RequestConnection(LineConnection):
+    """A client on the base port: one request, one lease, held until the connection closes."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(server)
+        self._id = 0
+
+    def take(self, message: Message) -> None:
+        """See `LineConnection`."""
+        if message.verb == "request" and not self._id:
+            self._request(message)
+        elif message.verb in ("done", "failed") and self._id:
+            self._end(_outcome(message))
+            self.close()
+        elif message.verb == "jobs" and not self._id:
+            count = self._server.farm.jobs_worth_using(
+                message.text("user", self.sender), message.integer("cpus", 1, low=1)
+            )
+            self.send_last("jobs", count=count)
+        else:
+            raise WireError(f"{message.verb} makes no sense here; see docs/protocol.md")
+
+    def grant(self, lease: Lease, address: str) -> None:
+        """Tell the client which slot it has."""
+        host = lease.host
+        self.send(
+            "lease", id=lease.id, host=host.name, address=address, port=host.port, slots=host.slots
+        )
+
+    def ended(self) -> None:
+        """See `LineConnection`."""
+        self._end(Outcome())
+
+    def _request(self, message: Message) -> None:
+        self._id = self._server.new_request_id()
+        self._server.requests[self._id] = self
+        self._server.happen(
+            RequestArrived(
+                Request(
+                    id=self._id,
+                    user=message.text("user", self.sender),
+                    builder=message.text("builder", self.sender),
+                    cpus=message.integer("cpus", 1, low=1),
+                    directory=message.text("dir"),
+                    source=message.text("source"),
+                    compiler=message.text("compiler"),
+                    type=message.text("type"),
+                    avoid=message.items("avoid"),
+                    wait_s=message.optional_number("wait_s", high=DAY_S),
+                )
+            )
+        )
+
+    def _end(self, outcome: Outcome) -> None:
+        if self._server.requests.pop(self._id, None) is not None:
+            self._server.happen(RequestEnded(self._id, outcome))
+
+
+class LoadConnection(LineConnection):
+    """A load reporter; it is the connection's end that tells of a host's."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(server)
+        self._names: set[str] = set()
+        self._addresses: dict[tuple[str, int], str] = {}
+
+    def take(self, message: Message) -> Coroutine[Any, Any, None] | None:
+        """See `LineConnection`."""
+        if message.verb == "add":
+            return _add(self, self._server, message)
+        if message.verb != "load":
+            raise WireError(f"{message.verb} makes no sense here; see docs/protocol.md")
+        host, port = _host_and_port(message)
+        load = _load(message)
+        address = self._addresses.get((host, port))
+        if address is None:
+            return self._begin(host, port, load)
+        self._report(host, port, address, load)
+        return None
+
+    def ended(self) -> None:
+        """See `LineConnection`; a host that has a newer reporter is not concerned."""
+        for name in self._names:
+            if self._server.reporters.get(name) is self:
+                del self._server.reporters[name]
+                self._server.happen(ReportsEnded(name))
+
+    async def _begin(self, host: str, port: int, load: Load) -> None:
+        if len(self._addresses) >= SLOTS_LIMIT:
+            raise WireError("too many hosts on one connection")
+        address = await self._server.address_of(host, port, self.sender, self.sent_to())
+        self._addresses[host, port] = address
+        self._report(host, port, address, load)
+        self.send("ok")
+
+    def _report(self, host: str, port: int, address: str, load: Load) -> None:
+        self._server.happen(LoadReported(host, port, address, load))
+        known = self._server.farm.find(host, port)
+        if known is not None and self._server.reporters.get(known.name) is not self:
+            self._server.reporters[known.name] = self
+            self._names.add(known.name)
+
+
+class StatusConnection(LineConnection):
+    """A client with something to say about a host's availability."""
+
+    def take(self, message: Message) -> Coroutine[Any, Any, None] | None:
+        """See `LineConnection`."""
+        match message.verb:
+            case "add":
+                return _add(self, self._server, message)
+            case "remove":
+                return self._remove(message)
+            case "drain":
+                return self._drain(message)
+            case "networks":
+                self.send("ok", networks=self._server.allowed.networks)
+                return None
+        raise WireError(f"{message.verb} makes no sense here; see docs/protocol.md")
+
+    async def _remove(self, message: Message) -> None:
+        host, port = _host_and_port(message)
+        await self._server.address_of(host, port, self.sender, self.sent_to())
+        known = self._server.farm.find(host, port)
+        was_available = known is not None and known.added
+        self._server.happen(HostRemoved(host, port))
+        self.send("ok", known="yes" if was_available else "no")
+
+    async def _drain(self, message: Message) -> None:
+        host, port = _host_and_port(message)
+        grace_s = message.number("grace_s", 60.0, high=DAY_S)
+        await self._server.address_of(host, port, self.sender, self.sent_to())
+        known = self._server.farm.find(host, port)
+        if known is None or not known.added:
+            self.send("ok", leases=0)
+            return
+        self.send("draining", leases=len(known.leases))
+        end = self._server.drain_end(known.name)
+        self._server.happen(HostDrained(host, port, grace_s))
+        drain = await end
+        if drain.reason:
+            raise WireError(f"{known.name} is not drained: {drain.reason}")
+        self.send("ok", leases=drain.revoked)
+
+
+async def _add(connection: LineConnection, server: Server, message: Message) -> None:
+    host, port = _host_and_port(message)
+    declaration = Declaration(
+        host=host,
+        port=port,
+        slots=message.integer("slots", 0, low=1, high=SLOTS_LIMIT) or None,
+        power_index=message.number("power_index", 0.0, low=0.001, high=POWER_INDEX_LIMIT) or None,
+        types=message.items("types"),
+        compilers=message.items("compilers"),
+    )
+    address = await server.address_of(host, port, connection.sender, connection.sent_to())
+    server.happen(HostAdded(declaration, address))
+    known = server.farm.find(host, port)
+    assert known is not None, "a host that was just added is known"
+    connection.send("ok", host=known.name, slots=known.slots, power_index=float(known.power_index))
+
+
+def _host_and_port(message: Message) -> tuple[str, int]:
+    text = message.required("host")
+    try:
+        host, port = split_host(text)
+    except ValueError as error:
+        raise WireError(f"host= is wrong: {error}") from None
+    return host, port or message.integer("port", DISTCC_PORT, low=1, high=65535)
+
+
+def _load(message: Message) -> Load:
+    distccd = message.text("distccd")
+    if distccd not in ("", "running", "stopped", "gone"):
+        raise WireError(f"distccd={distccd[:20]} is none of running, stopped, gone")
+    number = message.number
+    return Load(
+        load_averages=(number("load1", 0.0), number("load5", 0.0), number("load15", 0.0)),
+        own_averages=(number("own1", 0.0), number("own5", 0.0), number("own15", 0.0)),
+        own_cpus=number("own_cpus", 0.0),
+        foreign_cpus=number("foreign_cpus", 0.0),
+        cpus=message.integer("cpus", 0, low=1, high=SLOTS_LIMIT) or None,
+        memory_free_mb=message.optional_number("memory_free_mb"),
+        memory_total_mb=message.optional_number("memory_total_mb"),
+        cpu_pressure=message.optional_number("cpu_pressure", high=1.0),
+        distccd=distccd,
+    )
+
+
+def _outcome(message: Message) -> Outcome:
+    return Outcome(
+        exit=message.integer("exit", 0, high=255),
+        failed=message.verb == "failed",
+        wall_s=message.optional_number("wall_s", high=DAY_S),
+        cpu_s=message.optional_number("cpu_s", high=DAY_S),
+        reason=message.text("reason")[:200],
+    )

@@ -1,0 +1,552 @@
+"""host-server: the farm on its four ports.
+
+The thin shell around `farm.Farm`: it turns bytes and timers into events (`connections.py` does the
+bytes) and performs effects. There is one thread and one loop, and nothing awaits between an event
+and its effects. What this module must not do is decide where a compile runs; it does not even
+look.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import ipaddress
+import logging
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TextIO
+
+import uvloop
+from aiohttp import web
+
+from compilefarm import __version__
+from compilefarm.access import (
+    PRIVATE_NETWORKS,
+    AllowedNetworks,
+    is_loopback,
+    is_own_machine,
+    parse_address,
+)
+from compilefarm.connections import (
+    LineConnection,
+    LoadConnection,
+    RequestConnection,
+    StatusConnection,
+)
+from compilefarm.events import (
+    DrainEnded,
+    Effect,
+    Event,
+    Grant,
+    HostNoted,
+    HostProbed,
+    HostsListed,
+    LeaseEnded,
+    Probe,
+    Refuse,
+    Revoke,
+    TimePassed,
+    Wait,
+)
+from compilefarm.farm import Farm
+from compilefarm.hosts_info import HostsInfoError, parse_hosts_info
+from compilefarm.model import Declaration
+from compilefarm.monitor.web import application
+from compilefarm.placement import Policy
+from compilefarm.placement.tier import TierPolicy
+from compilefarm.record import Recorder
+from compilefarm.wire import WireError
+
+BASE_PORT = 9714
+PORTS = 4
+# A waiting client hears from us this often, and takes three missed signs for our end.
+SIGN_OF_LIFE_S = 5.0
+SWEEP_S = 1.0
+PROBE_WITHIN_S = 3.0
+RESOLVE_WITHIN_S = 3.0
+LOG_AGAIN_S = 60.0
+BACKLOG = 4096
+# A builder that lost its power is noticed by TCP keep-alive within about this time.
+KEEPALIVE_S = 15
+
+POLICIES: dict[str, Callable[[], Policy]] = {"tier": TierPolicy}
+
+log = logging.getLogger("host-server")
+
+
+class HostServer:
+    """One farm, its connections, and the loop's clock."""
+
+    def __init__(self, policy: Policy, allowed: AllowedNetworks) -> None:
+        self.farm = Farm(policy)
+        self.allowed = allowed
+        self.requests: dict[int, RequestConnection] = {}
+        self.reporters: dict[str, LoadConnection] = {}
+        self.overdue_at: dict[LineConnection, float] = {}
+        self.recorder: Recorder | None = None
+        self._loop = asyncio.get_running_loop()
+        self._started = self._loop.time()
+        self._request_id = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._drains: dict[str, list[asyncio.Future[DrainEnded]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._logged_at: dict[str, float] = {}
+        self._perform: dict[type, Callable[[Any], None]] = {
+            Grant: self._grant,
+            Wait: self._wait,
+            Refuse: self._refuse,
+            Revoke: self._revoke,
+            Probe: self._probe,
+            DrainEnded: self._drain_ended,
+            HostNoted: self._host_noted,
+            LeaseEnded: self._lease_ended,
+        }
+
+    # -- what connections use
+
+    def now(self) -> float:
+        """Return the loop's time, in seconds."""
+        return self._loop.time()
+
+    def new_request_id(self) -> int:
+        """Return a number not used before."""
+        self._request_id += 1
+        return self._request_id
+
+    def happen(self, event: Event) -> None:
+        """Hand an event to the farm and perform the effects."""
+        effects: list[Effect] = self.farm.handle(event, self._loop.time())
+        for effect in effects:
+            self._perform[type(effect)](effect)
+        deadline = self.farm.next_deadline()
+        if deadline is not None and (self._timer is None or deadline < self._timer.when()):
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(deadline, self._time_passed)
+
+    async def address_of(self, host: str, port: int, sender: str, sent_to: str) -> str:
+        """Return the host's address if the sender may speak for it, else raise `WireError`."""
+        known = self.farm.find(host, port)
+        listed = known.listed if known is not None else None
+        if listed is not None and listed.address is not None:
+            addresses = [listed.address]
+        else:
+            addresses = await self._resolve(host)
+        own_machine = is_own_machine(sender, sent_to)
+        if sender in addresses:
+            return sender
+        if own_machine:
+            return addresses[0] if addresses else sender
+        if not addresses:
+            if listed is None:
+                return sender
+            why = f"the name {host}, listed in hosts-info, does not resolve; give it address="
+        else:
+            why = f"{sender} may not speak for {host}, which is {', '.join(addresses[:4])}"
+        self.refused(sender, why)
+        raise WireError(why)
+
+    def drain_end(self, name: str) -> asyncio.Future[DrainEnded]:
+        """Return what will be set when the drain of that host has ended."""
+        end: asyncio.Future[DrainEnded] = self._loop.create_future()
+        self._drains.setdefault(name, []).append(end)
+        return end
+
+    def refused(self, sender: str, what: str) -> None:
+        """Log that a sender was refused, once per sender and minute."""
+        now = self._loop.time()
+        if now - self._logged_at.get(sender, -LOG_AGAIN_S) < LOG_AGAIN_S:
+            return
+        if len(self._logged_at) > 10_000:
+            self._logged_at.clear()
+        self._logged_at[sender] = now
+        log.warning("refused %s: %s", sender, what)
+
+    # -- effects
+
+    def _grant(self, effect: Grant) -> None:
+        lease = effect.lease
+        connection = self.requests[lease.id]
+        address = lease.host.address
+        if is_loopback(address) and not is_loopback(connection.sender):
+            # The host is this very machine: elsewhere it goes by the address that was connected to.
+            address = connection.sent_to()
+        connection.grant(lease, address)
+
+    def _wait(self, effect: Wait) -> None:
+        request = self.farm.waiting[effect.id]
+        self.requests[effect.id].send("wait", ahead=self.farm.policy.ahead(request))
+
+    def _refuse(self, effect: Refuse) -> None:
+        self.requests.pop(effect.id).send_last("refused", reason=effect.reason)
+
+    def _revoke(self, effect: Revoke) -> None:
+        connection = self.requests.pop(effect.id, None)
+        if connection is not None:
+            connection.send_last("revoked", reason=effect.reason)
+
+    def _probe(self, effect: Probe) -> None:
+        task = self._loop.create_task(self._probe_host(effect))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _drain_ended(self, effect: DrainEnded) -> None:
+        for end in self._drains.pop(effect.name, []):
+            if not end.done():
+                end.set_result(effect)
+
+    def _host_noted(self, effect: HostNoted) -> None:
+        log.info("host %s: %s", effect.name, effect.text)
+
+    def _lease_ended(self, effect: LeaseEnded) -> None:
+        if self.recorder is None:
+            return
+        try:
+            self.recorder.write(effect.lease, effect.outcome, effect.ended)
+        except OSError as error:
+            log.error("the record ends here: %s", error.strerror)
+            self.recorder = None
+
+    async def _probe_host(self, probe: Probe) -> None:
+        answered = await answers(probe.address, probe.port)
+        self.happen(HostProbed(probe.name, answered))
+
+    # -- time
+
+    def _time_passed(self) -> None:
+        self._timer = None
+        self.happen(TimePassed())
+
+    async def keep_time(self) -> None:
+        """Close what owes a line for too long, and give waiting clients signs of life; for ever."""
+        next_sign = self._loop.time() + SIGN_OF_LIFE_S
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            now = self._loop.time()
+            while self.overdue_at:
+                connection, due = next(iter(self.overdue_at.items()))
+                if due > now:
+                    break
+                del self.overdue_at[connection]
+                connection.give_up("no whole line came in time")
+            if now >= next_sign:
+                next_sign = now + SIGN_OF_LIFE_S
+                for request in list(self.farm.waiting.values()):
+                    self.requests[request.id].send("wait", ahead=self.farm.policy.ahead(request))
+
+    # -- hosts-info
+
+    async def read_hosts_info(self, path: Path) -> int:
+        """Read hosts-info and tell the farm; return how many hosts it lists.
+
+        Raises `HostsInfoError` where a line is wrong, and OSError.
+        """
+        text = await asyncio.to_thread(path.read_text, errors="replace")
+        declarations = parse_hosts_info(text, str(path))
+        resolved = await asyncio.gather(*(self._with_address(each) for each in declarations))
+        self.happen(HostsListed(tuple(resolved)))
+        return len(resolved)
+
+    async def _with_address(self, declaration: Declaration) -> Declaration:
+        """Find the address of a host that is available from the start; others bring theirs."""
+        if declaration.address is not None or not declaration.static:
+            return declaration
+        addresses = await self._resolve(declaration.host)
+        if not addresses:
+            log.warning("hosts-info: %s does not resolve; it is not used", declaration.host)
+            return replace(declaration, static=False)
+        return replace(declaration, address=addresses[0])
+
+    async def _resolve(self, host: str) -> list[str]:
+        with contextlib.suppress(ValueError):
+            return [str(parse_address(host))]
+        try:
+            async with asyncio.timeout(RESOLVE_WITHIN_S):
+                found = await self._loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        except (OSError, TimeoutError, UnicodeError):
+            return []
+        return list(dict.fromkeys(str(parse_address(str(entry[4][0]))) for entry in found))
+
+    # -- what monitors see
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the farm's snapshot, with the server's own figures."""
+        return {
+            "server": {
+                "version": __version__,
+                "uptime_s": round(self._loop.time() - self._started, 1),
+            },
+            **self.farm.snapshot(),
+        }
+
+
+async def answers(address: str, port: int) -> bool:
+    """Whether a distccd takes a connection there: accepts it, and closes it when we do.
+
+    The kernel accepts for a distccd that is stopped too; only the close shows that somebody is
+    there.
+    """
+    try:
+        async with asyncio.timeout(PROBE_WITHIN_S):
+            reader, writer = await asyncio.open_connection(address, port)
+            try:
+                writer.write_eof()
+                await reader.read()
+            finally:
+                writer.close()
+    except ConnectionResetError:
+        return True
+    except (OSError, TimeoutError):
+        return False
+    return True
+
+
+def listening_sockets(addresses: list[str], base: int) -> tuple[int, list[list[socket.socket]]]:
+    """Return the base port and, for each of the four ports, a socket for each address.
+
+    A base of 0 is any at which four ports in a row are free. Raises OSError when a port is not.
+    """
+    for attempt in range(100):
+        sockets: list[socket.socket] = []
+        try:
+            first = base
+            for offset in range(PORTS):
+                for address in addresses:
+                    sockets.append(_listening_socket(address, first + offset if first else 0))
+                    first = first or sockets[0].getsockname()[1]
+        except (OSError, OverflowError):
+            for each in sockets:
+                each.close()
+            if base or attempt == 99:
+                raise
+        else:
+            per_port = len(addresses)
+            return first, [
+                sockets[start : start + per_port] for start in range(0, len(sockets), per_port)
+            ]
+    raise AssertionError("unreachable")
+
+
+def _listening_socket(address: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        # Accepted sockets inherit these, which saves four system calls a compile.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in (
+            ("TCP_KEEPIDLE", KEEPALIVE_S),
+            ("TCP_KEEPINTVL", KEEPALIVE_S // 3),
+            ("TCP_KEEPCNT", 3),
+        ):
+            if hasattr(socket, option):
+                listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+        listener.setblocking(False)
+        listener.bind((address, port))
+        listener.listen(BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def all_addresses() -> list[str]:
+    """Return what to bind to when nothing is said: all of IPv4, and of IPv6 where there is any."""
+    try:
+        _listening_socket("::", 0).close()
+    except OSError:
+        return ["0.0.0.0"]
+    return ["0.0.0.0", "::"]
+
+
+def raise_descriptor_limit() -> None:
+    """Allow ourselves as many open connections as the system lets us have.
+
+    The author of the 2004 system had to reboot his machine for want of this.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no network such as 10.0.0.0/8") from None
+
+
+def _bind_address(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no IP address of this machine") from None
+
+
+def _base_port(text: str) -> int:
+    if text.isdecimal() and int(text) <= 65535 - PORTS + 1:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no port at which four in a row can begin")
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Return what the command line says."""
+    parser = argparse.ArgumentParser(
+        prog="host-server",
+        description="Knows every CPU of a compile farm, and gives each compile one.",
+    )
+    parser.add_argument(
+        "--port",
+        type=_base_port,
+        default=BASE_PORT,
+        metavar="BASE",
+        help="first of four ports in a row (default %(default)s; 0: any that are free)",
+    )
+    parser.add_argument(
+        "--bind",
+        type=_bind_address,
+        action="append",
+        metavar="ADDRESS",
+        help="listen on this address; repeatable (default: all)",
+    )
+    parser.add_argument(
+        "--hosts-info",
+        type=Path,
+        metavar="FILE",
+        help="the list of machines; SIGHUP reads it again",
+    )
+    parser.add_argument(
+        "--allow",
+        type=_network,
+        action="append",
+        metavar="CIDR",
+        help="serve this network; repeatable (default: loopback and private networks)",
+    )
+    parser.add_argument(
+        "--policy", choices=sorted(POLICIES), default="tier", help="how a compile gets its CPU"
+    )
+    parser.add_argument(
+        "--record", type=Path, metavar="FILE", help="write a CSV row for each compile, as it ends"
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    return parser.parse_args(arguments)
+
+
+class StartError(Exception):
+    """The server cannot start; the text says what, where, and what to do."""
+
+
+async def serve(options: argparse.Namespace) -> None:
+    """Run the server until SIGTERM or SIGINT; raises `StartError`."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    networks = tuple(options.allow) if options.allow else PRIVATE_NETWORKS
+    server = HostServer(POLICIES[options.policy](), AllowedNetworks(networks))
+    reload = asyncio.Event()
+    loop.add_signal_handler(signal.SIGHUP, reload.set)
+    async with contextlib.AsyncExitStack() as stack:
+        if options.hosts_info is not None:
+            await _read_first(server, options.hosts_info)
+        if options.record is not None:
+            server.recorder = Recorder(stack.enter_context(_record(options.record)), server.now())
+        base = await _listen(server, options, stack)
+        for work in (server.keep_time(), _reload_on_demand(server, options.hosts_info, reload)):
+            task = loop.create_task(work)
+            stack.callback(task.cancel)
+        where = ", ".join(options.bind or ["all addresses"])
+        print(f"host-server {__version__} listening on {where} port {base}", flush=True)
+        # What exists now lives as long as we do: let the collector not look at it with every grant.
+        gc.collect()
+        gc.freeze()
+        await stop.wait()
+        log.info("ends: %d compiles were running", len(server.farm.leases))
+
+
+async def _listen(
+    server: HostServer, options: argparse.Namespace, stack: contextlib.AsyncExitStack
+) -> int:
+    try:
+        base, sockets = listening_sockets(options.bind or all_addresses(), options.port)
+    except OSError as error:
+        where = f"port {options.port} to {options.port + PORTS - 1}"
+        raise StartError(f"cannot listen on {where}: {error.strerror}; see --port") from None
+    loop = asyncio.get_running_loop()
+    for protocol, listeners in zip(
+        (RequestConnection, LoadConnection, StatusConnection), sockets[:3], strict=True
+    ):
+        for listener in listeners:
+            listening = await loop.create_server(
+                partial(protocol, server), sock=listener, backlog=BACKLOG
+            )
+            stack.callback(listening.close)
+    runner = web.AppRunner(
+        application(server.snapshot, server.allowed.allows), access_log=None, handle_signals=False
+    )
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    for listener in sockets[3]:
+        await web.SockSite(runner, listener, backlog=BACKLOG).start()
+    return base
+
+
+async def _read_first(server: HostServer, path: Path) -> None:
+    try:
+        count = await server.read_hosts_info(path)
+    except HostsInfoError as error:
+        raise StartError(str(error)) from None
+    except OSError as error:
+        raise StartError(f"cannot read {path}: {error.strerror}") from None
+    log.info("%s lists %d hosts", path, count)
+
+
+async def _reload_on_demand(server: HostServer, path: Path | None, demand: asyncio.Event) -> None:
+    while True:
+        await demand.wait()
+        demand.clear()
+        if path is None:
+            log.warning("SIGHUP: there is no hosts-info to read again")
+            continue
+        try:
+            log.info("%s read again: %d hosts", path, await server.read_hosts_info(path))
+        except HostsInfoError as error:
+            log.error("hosts-info is kept as it was: %s", error)
+        except OSError as error:
+            log.error("hosts-info is kept as it was: cannot read %s: %s", path, error.strerror)
+
+
+def _record(path: Path) -> TextIO:
+    try:
+        return path.open("a", newline="")
+    except OSError as error:
+        raise StartError(f"cannot write {path}: {error.strerror}") from None
+
+
+def main() -> int:
+    """Run host-server; return its exit status."""
+    options = parse_arguments()
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    raise_descriptor_limit()
+    try:
+        uvloop.run(serve(options))
+    except StartError as error:
+        print(f"host-server: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

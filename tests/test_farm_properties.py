@@ -1,0 +1,276 @@
+"""The farm against a tiny model of its own: whatever happens, in whatever order, the books are
+right.
+
+The model knows only what it was told: which requests wait, which have a slot and on which host.
+It is written from the protocol's promises and not from the farm's code, so that both are unlikely
+to be wrong alike.
+"""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from compilefarm.events import (
+    DrainEnded,
+    Event,
+    Grant,
+    HostAdded,
+    HostDrained,
+    HostProbed,
+    HostRemoved,
+    HostsListed,
+    LoadReported,
+    Probe,
+    Refuse,
+    ReportsEnded,
+    RequestArrived,
+    RequestEnded,
+    Revoke,
+    TimePassed,
+)
+from compilefarm.farm import Farm
+from compilefarm.model import Declaration, Load, Outcome, Request, State
+from compilefarm.placement.tier import TierPolicy
+
+HOSTS = ("alder", "birch", "cedar", "dogwood")
+# Nothing is often the most interesting value: drawn unevenly, so that farms fill up and clear.
+TYPES = ("", "", "", "arm", "x86")
+COMPILERS = ("", "", "", "gcc", "clang")
+
+hosts = st.sampled_from(HOSTS)
+types = st.sampled_from(TYPES)
+compilers = st.sampled_from(COMPILERS)
+slots = st.integers(1, 4)
+loads = st.builds(
+    Load,
+    load_averages=st.tuples(*[st.sampled_from([0.0, 0.0, 1.0, 20.0])] * 3),
+    own_averages=st.tuples(*[st.sampled_from([0.0, 0.0, 5.0])] * 3),
+    own_cpus=st.floats(0, 4),
+    foreign_cpus=st.floats(0, 4),
+    cpus=st.none() | st.integers(1, 8),
+    distccd=st.sampled_from(["", "", "running", "running", "stopped", "gone"]),
+)
+outcomes = st.sampled_from(
+    [
+        Outcome(),
+        Outcome(exit=0, wall_s=1.0),
+        Outcome(exit=1, wall_s=0.1),
+        Outcome(exit=116, failed=True),
+        Outcome(exit=110, failed=True),
+    ]
+)
+
+
+def declarations(host: str) -> st.SearchStrategy[Declaration]:
+    """Declarations of one host, listed or offered."""
+    return st.builds(
+        Declaration,
+        host=st.just(host),
+        slots=st.none() | slots,
+        power_index=st.none() | st.floats(0.5, 16),
+        types=st.frozensets(st.sampled_from(TYPES[3:])),
+        compilers=st.frozensets(st.sampled_from(COMPILERS[3:])),
+        static=st.booleans(),
+    )
+
+
+class FarmMachine(RuleBasedStateMachine):
+    """Plays events at a farm, and keeps a model of who waits and who has a slot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.farm = Farm(TierPolicy())
+        self.now = 0.0
+        self.last_id = 0
+        self.waiting: dict[int, Request] = {}
+        self.leased: dict[int, str] = {}
+        self.answered: set[int] = set()
+        self.probes: list[str] = []
+        self.draining: set[str] = set()
+
+    @initialize(sizes=st.lists(slots, min_size=0, max_size=2))
+    def start_with_hosts(self, sizes: list[int]) -> None:
+        for host, size in zip(HOSTS, sizes, strict=False):
+            self.play(HostAdded(Declaration(host, slots=size), "127.0.0.1"))
+
+    def play(self, event: Event) -> None:
+        for effect in self.farm.handle(event, self.now):
+            match effect:
+                case Grant(lease):
+                    assert lease.id in self.waiting, "granted what did not wait"
+                    request = self.waiting.pop(lease.id)
+                    assert lease.host.name not in request.avoid
+                    assert not request.type or request.type in lease.host.types
+                    assert lease.slot < lease.host.slots
+                    self.leased[lease.id] = lease.host.name
+                case Refuse(number, reason):
+                    assert reason
+                    del self.waiting[number]
+                    self.answered.add(number)
+                case Revoke(number, reason):
+                    assert reason
+                    del self.leased[number]
+                    self.answered.add(number)
+                case Probe(name, _, _):
+                    self.probes.append(name)
+                case DrainEnded(name, _, _):
+                    self.draining.discard(name)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass as a shell does: deadline by deadline."""
+        until = self.now + seconds
+        for _ in range(10_000):
+            deadline = self.farm.next_deadline()
+            if deadline is None or deadline > until:
+                break
+            self.now = max(self.now, deadline)
+            self.play(TimePassed())
+        else:
+            raise AssertionError("deadlines come without end")
+        self.now = until
+        self.play(TimePassed())
+
+    @rule(data=st.data(), chosen=st.lists(hosts, unique=True))
+    def list_hosts(self, data: st.DataObject, chosen: list[str]) -> None:
+        self.play(HostsListed(tuple(data.draw(declarations(host)) for host in chosen)))
+
+    @rule(data=st.data(), host=hosts)
+    def add(self, data: st.DataObject, host: str) -> None:
+        self.play(HostAdded(data.draw(declarations(host)), "127.0.0.1"))
+        assert self.farm.hosts[host].state in (State.UP, State.MUTE)
+
+    @rule(host=hosts)
+    def remove(self, host: str) -> None:
+        self.play(HostRemoved(host, 3632))
+        known = self.farm.hosts.get(host)
+        assert known is None or known.state is State.AWAY
+
+    @rule(host=hosts, grace_s=st.floats(0, 30))
+    def drain(self, host: str, grace_s: float) -> None:
+        known = self.farm.hosts.get(host)
+        if known is not None and known.added:
+            self.draining.add(host)
+        self.play(HostDrained(host, 3632, grace_s))
+
+    @rule(host=hosts, load=loads)
+    def report(self, host: str, load: Load) -> None:
+        self.play(LoadReported(host, 3632, "127.0.0.1", load))
+
+    @rule(host=hosts)
+    def stop_reporting(self, host: str) -> None:
+        self.play(ReportsEnded(host))
+
+    @precondition(lambda self: self.probes)
+    @rule(answered=st.booleans())
+    def answer_probe(self, answered: bool) -> None:
+        self.play(HostProbed(self.probes.pop(0), answered))
+
+    @rule(
+        count=st.integers(1, 6),
+        type=types,
+        compiler=compilers,
+        avoid=st.just(frozenset()) | st.frozensets(hosts, max_size=2),
+        wait_s=st.sampled_from([None, None, 0.0, 7.0]),
+    )
+    def request(
+        self, count: int, type: str, compiler: str, avoid: frozenset[str], wait_s: float | None
+    ) -> None:
+        for _ in range(count):
+            self.last_id += 1
+            request = Request(
+                self.last_id, "ada", type=type, compiler=compiler, avoid=avoid, wait_s=wait_s
+            )
+            self.waiting[request.id] = request
+            self.play(RequestArrived(request))
+            if wait_s == 0:
+                assert request.id not in self.waiting, "a request that may not wait waits"
+
+    @precondition(lambda self: self.leased)
+    @rule(data=st.data(), outcome=outcomes)
+    def end_lease(self, data: st.DataObject, outcome: Outcome) -> None:
+        number = data.draw(st.sampled_from(sorted(self.leased)))
+        del self.leased[number]
+        self.play(RequestEnded(number, outcome))
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def vanish_while_waiting(self, data: st.DataObject) -> None:
+        number = data.draw(st.sampled_from(sorted(self.waiting)))
+        del self.waiting[number]
+        self.play(RequestEnded(number, Outcome()))
+
+    @precondition(lambda self: self.answered)
+    @rule(data=st.data(), outcome=outcomes)
+    def speak_after_the_answer(self, data: st.DataObject, outcome: Outcome) -> None:
+        self.play(RequestEnded(data.draw(st.sampled_from(sorted(self.answered))), outcome))
+
+    @rule(seconds=st.floats(0, 40))
+    def pass_time(self, seconds: float) -> None:
+        self.advance(seconds)
+
+    @rule(seconds=st.floats(-1e6, 0))
+    def jump_back(self, seconds: float) -> None:
+        self.farm.handle(TimePassed(), self.now + seconds)
+
+    @invariant()
+    def books_are_right(self) -> None:
+        self.farm.check()
+        assert self.farm.waiting.keys() == self.waiting.keys()
+        assert {number: lease.host.name for number, lease in self.farm.leases.items()} == (
+            self.leased
+        )
+
+    @invariant()
+    def nothing_waits_beside_a_free_slot(self) -> None:
+        for host in self.farm.hosts.values():
+            if host.state is State.UP and host.free and host.tier is not None:
+                for request in self.waiting.values():
+                    assert not request.may_use(host), f"{request} waits, {host.name} is free"
+
+    @invariant()
+    def nothing_waits_beyond_its_time(self) -> None:
+        for request in self.waiting.values():
+            assert request.wait_s is None or self.now <= request.arrived + request.wait_s + 1e-6
+
+    @invariant()
+    def hosts_are_known_for_a_reason(self) -> None:
+        for host in self.farm.hosts.values():
+            reports = host.load_at is not None and not host.silent
+            assert host.added or host.listed or host.leases or reports, f"{host.name} is forgotten"
+            if host.added:
+                listed = host.listed is not None and host.listed.static
+                assert host.offered is not None or listed, f"{host.name} is nobody's"
+
+    @invariant()
+    def nothing_waits_without_hope(self) -> None:
+        hosts_in_use = [host for host in self.farm.hosts.values() if host.tier is not None]
+        for request in self.waiting.values():
+            assert any(request.may_use(host) for host in hosts_in_use)
+
+    @invariant()
+    def snapshot_adds_up(self) -> None:
+        snapshot = self.farm.snapshot()
+        assert snapshot["totals"]["slots_in_use"] == len(self.leased)
+        assert snapshot["totals"]["requests_waiting"] == len(self.waiting)
+        for host in snapshot["hosts"]:
+            assert (host["state"] == "up") == (not host["reason"] or host["tier"] is not None)
+
+    def teardown(self) -> None:
+        """When the clients vanish, everything drains, and a drain ends."""
+        for number in [*self.waiting, *self.leased]:
+            self.waiting.pop(number, None)
+            self.leased.pop(number, None)
+            self.play(RequestEnded(number, Outcome()))
+        assert not self.draining
+        assert not self.farm.leases
+        assert not self.farm.waiting
+        for host in self.farm.hosts.values():
+            assert sorted(host.free) == list(range(host.slots))
+        self.advance(1000.0)
+        self.farm.check()
+
+
+FarmMachine.TestCase.settings = settings(max_examples=120, stateful_step_count=50, deadline=None)
+TestFarm = FarmMachine.TestCase
