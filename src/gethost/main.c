@@ -47,7 +47,7 @@ static const char usage[] =
     "  --type T        use only hosts of this type\n"
     "  --wait SECONDS  compile here when there was no free CPU for so long. Default: wait\n"
     "  --jobs          print the -j that is worth using now\n"
-    "  --verbose       say where the command runs and why, and let distcc say what it does\n"
+    "  --verbose       say where the command runs and why, and show what distcc has to say\n"
     "  --version, --help\n";
 
 bool verbose;
@@ -151,8 +151,10 @@ _Noreturn static void print(const char *text)
 static bool is_seconds(const char *text)
 {
     size_t whole = strspn(text, "0123456789"), length = whole;
-    if (text[whole] == '.')
-        length += 1 + strspn(text + whole + 1, "0123456789");
+    if (text[whole] == '.') {
+        size_t fraction = strspn(text + whole + 1, "0123456789");
+        length = fraction ? whole + 1 + fraction : whole;
+    }
     return whole > 0 && whole < 9 && length < 20 && !text[length];
 }
 
