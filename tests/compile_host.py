@@ -7,6 +7,7 @@ server in that mood. It keeps what it was told, and tests wait for that and neve
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import queue
 import socket
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -243,3 +245,57 @@ class ScriptedServer:
                         connection.sendall(answer)
                         if answer.startswith(b"error"):
                             return
+
+
+class HostServer:
+    """The real host-server, on ports of its own, for as long as the block runs."""
+
+    def __init__(self) -> None:
+        self.base = free_ports(4)
+
+    @property
+    def name(self) -> str:
+        """What `--server` takes."""
+        return f"127.0.0.1:{self.base}"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start it and wait until it listens."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "compilefarm.server", "--port", str(self.base)],
+            env=program_environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        eventually(lambda: self._process.poll() is not None or self._listens())
+        assert self._process.poll() is None, "host-server did not start"
+
+    def stop(self) -> None:
+        """End it as a power cut would."""
+        self._process.kill()
+        self._process.wait()
+
+    def host(self, name: str) -> dict[str, Any]:
+        """Return what the monitor says of a host, empty where it knows none of that name."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.base + 3}/api/farm") as answer:
+            hosts = json.load(answer)["hosts"]
+        return next((host for host in hosts if host["name"] == name), {})
+
+    def request(self) -> socket.socket:
+        """Return a connection that asked for a slot."""
+        builder = socket.create_connection(("127.0.0.1", self.base), timeout=PATIENCE_S)
+        builder.sendall(b"request user=ada\n")
+        return builder
+
+    def _listens(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.base + 3), timeout=PATIENCE_S).close()
+        except OSError:
+            return False
+        return True

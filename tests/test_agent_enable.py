@@ -112,8 +112,7 @@ def test_a_host_comes_and_goes(desk: Desk) -> None:
     add = desk.server.told("add")
     assert (add.text("host"), add.integer("port", 0)) == ("127.0.0.3", desk.port)
     assert (add.text("slots"), add.text("power_index"), add.text("types")) == ("3", "2.5", "a")
-    assert add.text("peer") == "127.0.0.3"
-    assert desk.server.told("add").text("offset") == "1", "loadavg registers too"
+    assert (add.text("offset"), add.text("peer")) == ("1", "127.0.0.3")
     load = desk.server.told("load")
     assert (load.text("distccd"), load.text("peer")) == ("running", "127.0.0.3")
     assert desk.listens
@@ -318,8 +317,7 @@ def test_compiles_that_did_not_end_are_told_of(desk: Desk) -> None:
     desk.server.answers["drain"] = [b"draining leases=3\n", b"ok leases=2\n"]
     done = desk.disable("--grace", 1)
     assert (
-        done.stdout
-        == f"{desk.name} is disabled; 2 compiles that ran for too long go to other hosts\n"
+        done.stdout == f"{desk.name} is disabled; 2 compiles that ran for too long go elsewhere\n"
     )
     desk.enable()
     desk.server.answers["drain"] = [b"error reason=no\n"]
@@ -446,9 +444,7 @@ def test_a_real_distccd_compiles_and_goes(real_desk: Desk, tmp_path: Path) -> No
     )
     assert (compiled.returncode, compiled.stderr) == (0, "")
     assert (tmp_path / "main.o").stat().st_size
-    # What the compile used has to show up as the farm's own.
     tree = real_desk.tree("distccd")
-    assert sum(process.total_cpu_s for process in tree.read().values()) > 0
     done = real_desk.disable()
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"{real_desk.name} is disabled\n"
@@ -471,6 +467,7 @@ def test_a_real_distccd_ends_with_its_compilers(real_desk: Desk, tmp_path: Path)
         stderr=subprocess.DEVNULL,
     ) as compile_:
         eventually(lambda: len(tree.read()) > idle + 1)
+        eventually(lambda: sum(process.total_cpu_s for process in tree.read().values()) > 0)
         done = real_desk.disable("--grace", 0)
         assert (done.returncode, done.stderr) == (0, "")
         assert compile_.wait(timeout=60) >= 100

@@ -165,7 +165,8 @@ def machines() -> list[Machine]:
     return [this_machine(), OtherUnix()]
 
 
-# Runs 20 short children, one after the other, each with children of its own; then waits to be read.
+# Runs 20 short children, one after the other, each with children of its own; then waits to be
+# read.
 SHORT_LIVES = """
 import resource, subprocess, sys
 burn = "sum(range(300000))"

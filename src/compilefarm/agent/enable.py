@@ -19,6 +19,7 @@ import argparse
 import contextlib
 import errno
 import os
+import select
 import shutil
 import signal
 import socket
@@ -44,7 +45,6 @@ from compilefarm.agent.options import (
     complain,
     directory,
     host_address,
-    host_words,
     seconds,
     this_host,
     whole_number,
@@ -52,6 +52,7 @@ from compilefarm.agent.options import (
 from compilefarm.agent.processes import Unreadable
 from compilefarm.agent.run_directory import POLL_S, RunDirectory, RunError, locked
 from compilefarm.agent.status import added
+from compilefarm.wire import LINE_LIMIT_BYTES, format_line, parse_line
 
 START_PATIENCE_S = 10.0
 NICE_DEFAULT = 10  # above distccd's own 5: the machine is somebody's desktop
@@ -151,9 +152,8 @@ class Enabling:
         self._check_port()
         distccd = run.start("distccd", [program, *self._distccd_options()], _environment())
         self._await_listening(run)
-        run.start("loadavg", self._loadavg_command(distccd.pid), dict(os.environ))
         run.remember("servers", ",".join(map(str, self._candidates)))
-        return self._register()
+        return self._start_loadavg(run, self._loadavg_command(distccd.pid))
 
     def _distccd_options(self) -> list[str]:
         options = ["--no-detach", "--daemon", "--log-stderr", "--log-level", "warning"]
@@ -183,7 +183,9 @@ class Enabling:
         """
         wanted: list[Network] | None = self._options.allow
         try:
-            with self._server() as server:
+            with Connection(
+                self._candidates, STATUS_MESSAGES, speaking_for=self._host.host
+            ) as server:
                 answer = server.ask("networks").items("networks")
             farm = sorted(map(ip_network, answer), key=str)
         except (Unreachable, Refused, ValueError):
@@ -229,7 +231,8 @@ class Enabling:
 
     def _loadavg_command(self, distccd_pid: int) -> list[str]:
         options = self._options
-        command = [sys.executable, "-P", "-m", "compilefarm.agent.loadavg", "--register"]
+        command = [sys.executable, "-P", "-m", "compilefarm.agent.loadavg"]
+        command += ["--register", "--announce"]
         command += ["--server", ",".join(map(str, self._candidates)), "--host", str(self._host)]
         command += ["--slots", str(options.slots)]
         if options.power_index is not None:
@@ -243,23 +246,37 @@ class Enabling:
         # Another machine's /proc does not know this machine's processes.
         return [*command, "--procfs", str(options.procfs.resolve())]
 
-    def _register(self) -> str:
-        """Register the host; return the line that says what came of it. Raises `Refused`.
+    def _start_loadavg(self, run: RunDirectory, command: list[str]) -> str:
+        """Start loadavg; return the line that says what came of the registration.
 
-        loadavg registers it as well, whenever it connects; this is for the answer.
+        It is loadavg that registers the host, now and whenever it connects. A second registration
+        from here was rejected: a `disable-host` soon after could be undone by loadavg's, still on
+        its way.
+
+        Raises `RunError` and `Refused`.
         """
-        words = host_words(self._options)
-        try:
-            with self._server() as server:
-                answer = server.ask("add", host=self._host.host, port=self._host.port, **words)
-        except Unreachable as error:
-            return f"{self._host} is enabled, and registers itself once it can: {error}"
-        except Refused as error:
-            raise Refused(f"{self._host} was refused: {error}") from None
-        return added(self._host, answer)
-
-    def _server(self) -> Connection:
-        return Connection(self._candidates, STATUS_MESSAGES, speaking_for=self._host.host)
+        reading, writing = os.pipe()
+        with os.fdopen(reading, "rb", buffering=0) as answer:
+            try:
+                run.start("loadavg", command, dict(os.environ), output=writing)
+            finally:
+                os.close(writing)
+            poll = select.poll()
+            poll.register(answer, select.POLLIN)
+            if poll.poll(START_PATIENCE_S * 1000):
+                line = answer.read(LINE_LIMIT_BYTES)
+            else:
+                line = format_line("away", reason="host-server has not answered yet")
+        if not line:
+            words = run.last_words("loadavg") or "it said nothing"
+            raise RunError(f"loadavg did not start: {words}")
+        message = parse_line(line.removesuffix(b"\n"))
+        if message.verb == "error":
+            raise Refused(f"{self._host} was refused: {message.text('reason')}")
+        if message.verb == "away":
+            reason = message.text("reason")
+            return f"{self._host} is enabled, and registers itself once it can: {reason}"
+        return added(self._host, message)
 
 
 def _disable(options: argparse.Namespace) -> str:
@@ -288,7 +305,11 @@ def _drain(host: Address, options: argparse.Namespace, enabled_with: str) -> str
         return f", without waiting for its compiles: {error}"
     except Refused as error:
         return f", without waiting for its compiles: the server refused that: {error}"
-    return "" if left == "0" else f"; {left} compiles that ran for too long go to other hosts"
+    if left == "0":
+        return ""
+    late = "a compile" if left == "1" else f"{left} compiles"
+    goes = "goes" if left == "1" else "go"
+    return f"; {late} that ran for too long {goes} elsewhere"
 
 
 def _stop(run: RunDirectory) -> None:

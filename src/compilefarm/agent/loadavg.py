@@ -13,6 +13,7 @@ This module must not know how load is measured (load.py), nor what the server do
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import signal
@@ -34,6 +35,7 @@ from compilefarm.agent.options import (
     this_host,
 )
 from compilefarm.agent.processes import ProcessTree
+from compilefarm.wire import format_line
 
 SAMPLE_S = 0.5
 # Long enough to see ten ticks of a CPU's clock, short enough not to be waited for.
@@ -67,6 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="say on each connection that the host is available, with the four options below",
     )  # fmt: skip
     parser.add_host_words()
+    parser.add_argument(
+        "--announce",
+        action="store_true",
+        help="print one line of the protocol: what became of the first try with every server",
+    )
     parser.add_argument("--once", action="store_true", help="make one report and end")
     parser.add_argument("--verbose", action="store_true", help="print what is sent and received")
     options = parser.parse_args(arguments)
@@ -99,6 +106,7 @@ class Reporter:
         pause_s = PAUSE_MIN_S
         while True:
             refusals = 0
+            outcome = b""
             for server in self._candidates:
                 self._connected = False
                 try:
@@ -107,12 +115,15 @@ class Reporter:
                 except Refused as error:
                     self._complain_once(f"{server} refuses {self._host}: {error}")
                     refusals += 1
+                    outcome = format_line("error", reason=error)
                 except Unreachable as error:
                     self._complain_once(str(error), self._outage)
+                    outcome = outcome or format_line("away", reason=error)
                 if self._connected:
                     # It worked until now, so begin afresh: the first server, and soon.
                     pause_s = PAUSE_MIN_S
                     break
+            self._announce(outcome)
             if self._options.once:
                 return 1
             if refusals == len(self._candidates):
@@ -123,17 +134,20 @@ class Reporter:
 
     def _report_to(self, address: Address) -> None:
         """Report on one connection until it ends; return after one report with `--once`."""
-        self._meter.read(time.monotonic())
+        began_s = time.monotonic()
+        self._meter.read(began_s)
         self._meter.begin_window()
-        time.sleep(FIRST_WINDOW_S)
         with Connection([address], LOAD_REPORTS, speaking_for=self._host.host) as server:
             if self._options.register:
                 words = host_words(self._options)
                 server.send("add", host=self._host.host, port=self._host.port, **words)
-                self._say(f"registering {self._host} with {server.server}")
-                self._say(f"registered: {server.answer().words}")
+                answer = server.answer()
+                self._say(f"registered: {answer.words}")
+                self._announce(format_line(answer.verb, **answer.words))
+            time.sleep(max(0.0, began_s + FIRST_WINDOW_S - time.monotonic()))
             last = self._send(server, self._meter.read(time.monotonic()))
             server.answer()
+            self._announce(format_line("ok"))
             self._connected = True
             self._outage.clear()
             if self._options.once:
@@ -162,6 +176,14 @@ class Reporter:
     def _say(self, text: str) -> None:
         if self._options.verbose:
             print(text, flush=True)
+
+    def _announce(self, line: bytes) -> None:
+        if self._options.announce:
+            self._options.announce = False
+            with contextlib.suppress(OSError):  # whoever wanted to know may have gone
+                os.write(sys.stdout.fileno(), line)
+            # Who waits for the end of the output must not wait for ours.
+            os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
     def _complain_once(self, text: str, told: set[str] | None = None) -> None:
         told = self._complaints if told is None else told

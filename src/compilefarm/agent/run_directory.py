@@ -124,8 +124,18 @@ class RunDirectory:
         tree = self._tree(program)
         return tree.root() if tree else None
 
-    def start(self, program: str, command: Sequence[str], environment: dict[str, str]) -> Process:
-        """Start a command in a session of its own, its output in the log; raises `RunError`."""
+    def start(
+        self,
+        program: str,
+        command: Sequence[str],
+        environment: dict[str, str],
+        *,
+        output: int | None = None,
+    ) -> Process:
+        """Start a command in a session of its own; raises `RunError`.
+
+        What it says goes to the log, or, errors excepted, to the descriptor `output`.
+        """
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
         log = os.open(self.log(program), flags, mode=0o600)
         started = None
@@ -133,7 +143,7 @@ class RunDirectory:
             started = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=log if output is None else output,
                 stderr=log,
                 env=environment,
                 cwd="/",
