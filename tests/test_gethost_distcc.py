@@ -80,35 +80,45 @@ class LeaseServer(Server):
     def __init__(self, *hosts: tuple[str, int]) -> None:
         super().__init__()
         self._hosts = itertools.cycle(hosts)
-        self.told: queue.Queue[tuple[str, dict[str, str]]] = queue.Queue()
+        self._told: queue.Queue[str] = queue.Queue()
+        self._leases: list[threading.Thread] = []
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self) -> None:
         with contextlib.suppress(OSError):
             while True:
-                threading.Thread(target=self._lease, args=[self.accept()], daemon=True).start()
+                thread = threading.Thread(target=self._lease, args=[self.accept()], daemon=True)
+                self._leases.append(thread)
+                thread.start()
 
     def _lease(self, connection: Connection) -> None:
         with contextlib.suppress(OSError, ValueError):
-            request = connection.receive("request")
-            avoided = request.get("avoid", "").split(",")
-            self.told.put(("request", request))
-            for _ in range(8):
-                address, port = next(self._hosts)
-                if f"{address}:{port}" not in avoided:
-                    break
-            connection.send(
-                f"lease id=1 host={address}:{port} address={address} port={port} slots={SLOTS}"
-            )
             while line := connection.receive_any():
-                self.told.put(line)
+                verb, words = line
+                self._told.put(verb)
+                if verb == "request":
+                    avoided = words.get("avoid", "").split(",")
+                    names = (f"{address}:{port}" for address, port in self._hosts)
+                    name = next(name for name in names if name not in avoided)
+                    address, _, port = name.partition(":")
+                    connection.send(
+                        f"lease id=1 host={name} address={address} port={port} slots={SLOTS}"
+                    )
+            connection.end()
 
     def summary(self) -> dict[str, int]:
-        """How often each verb was heard."""
+        """How often each verb was heard since the last time, from those who have ended."""
+        # Who came before this was accepted before this, and has nothing more to say.
+        address, _, port = self.name.partition(":")
+        with socket.create_connection((address, int(port)), PATIENCE_S) as last:
+            last.shutdown(socket.SHUT_WR)
+            assert last.recv(1) == b""
+        while self._leases:
+            self._leases.pop().join(PATIENCE_S)
         counts: dict[str, int] = {}
         with contextlib.suppress(queue.Empty):
             while True:
-                verb, _ = self.told.get_nowait()
+                verb = self._told.get_nowait()
                 counts[verb] = counts.get(verb, 0) + 1
         return counts
 
