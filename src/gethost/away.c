@@ -23,8 +23,8 @@
 #include <unistd.h>
 
 enum {
-    FRESH_S = 10,       /* how long a server is left alone: a restart takes less than two of these */
-    FORGOTTEN_S = 300,  /* a marker as old as this is from another build: its user was told long ago */
+    FRESH_S = 10,      /* how long a server is left alone: a restart takes less than two of these */
+    FORGOTTEN_S = 300, /* a marker as old as this is from another build: its user was told long ago */
     REFUSAL_S = 60,
 };
 

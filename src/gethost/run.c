@@ -32,8 +32,8 @@
 #endif
 
 enum {
-    STOP_MS = 2000,               /* for the child to end after it was asked to; then it is killed */
-    TEXT_MAX = 512 * 1024,        /* more is not kept back: gethost is to stay small */
+    STOP_MS = 2000,        /* for the child to end after it was asked to; then it is killed */
+    TEXT_MAX = 512 * 1024, /* more is not kept back: gethost is to stay small */
 };
 
 /* SIGPIPE is among them so that a closed connection cannot end gethost; it is not passed on. */
@@ -245,6 +245,9 @@ struct outcome run_with_lease(char **argv, char **environment, struct server *se
         take_text(text_pipe[0], &outcome);
         close(text_pipe[0]);
     }
+    sigset_t all;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, NULL); /* one that comes after this read ends us in restore_signals */
     ended_by = read_signals(0, ended_by);
     restore_signals();
     close(signal_pipe[0]);
