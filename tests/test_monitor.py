@@ -149,6 +149,7 @@ def test_metrics_are_sums_without_names() -> None:
             'compilefarm_hosts{state="mute"} 0.0',
             'compilefarm_slots{tier="4"} 2.0',
             'compilefarm_slots{tier="3"} 1.0',
+            'compilefarm_slots{tier="none"} 8.0',
             'compilefarm_slots_in_use{tier="4"} 2.0',
             'compilefarm_slots_free{tier="1"} 0.0',
             "compilefarm_requests_waiting 2.0",

@@ -124,10 +124,14 @@ def printable(text: object) -> str:
     )
 
 
-def view(snapshot: Snapshot, width: int) -> Group:
-    """Return what is shown of a snapshot in so many columns, as a rich renderable."""
+def view(snapshot: Snapshot, width: int, *, totals_first: bool = False) -> Group:
+    """Return what is shown of a snapshot in so many columns, as a rich renderable.
+
+    The totals come last, next to the prompt; or first, where what does not fit is cut off.
+    """
     from rich.console import Group
 
+    totals = list(map(_line, [*_totals(snapshot.get("totals", {})), _server(snapshot)]))
     hosts = snapshot["hosts"]
     parts: list[Table | Text | str] = []
     if hosts:
@@ -139,8 +143,7 @@ def view(snapshot: Snapshot, width: int) -> Group:
     requests = snapshot.get("requests", [])
     if requests:
         parts += ["", _requests_table(requests)]
-    parts += ["", *map(_line, _totals(snapshot.get("totals", {}))), _line(_server(snapshot))]
-    return Group(*parts)
+    return Group(*totals, "", *parts) if totals_first else Group(*parts, "", *totals)
 
 
 # -- the parts of the view
@@ -223,11 +226,11 @@ def _totals(totals: Snapshot) -> list[str]:
 
 def _server(snapshot: Snapshot) -> str:
     server = snapshot.get("server") or {}
-    return (
-        f"host-server {server.get('version', '')} on {server.get('host', '?')}, "
-        f"base port {server.get('base_port', '?')}, up {_duration(server.get('uptime_s'))}, "
-        f"policy {snapshot.get('policy', '?')}"
-    )
+    policy = snapshot.get("policy", "?")
+    words = [f"host-server {server.get('version', '')}"]
+    if "host" in server and "base_port" in server:
+        words.append(f"on {server['host']}, base port {server['base_port']}")
+    return f"{' '.join(words)}, up {_duration(server.get('uptime_s'))}, policy {policy}"
 
 
 # -- pieces of text
@@ -322,7 +325,7 @@ def _watch(candidates: Sequence[Address], every_s: float, *, as_json: bool) -> N
     ) as live:
         trouble = ""
         while True:
-            shown = view(snapshot, console.width)
+            shown = view(snapshot, console.width, totals_first=True)
             if trouble:
                 shown.renderables.insert(0, _line(f"{trouble}; trying again"))
             live.update(shown, refresh=True)

@@ -190,11 +190,15 @@ class _SnapshotCollector(Collector):
         free: Counter[str] = Counter()
         for host in hosts:
             tier = "none" if host["tier"] is None else str(host["tier"])
-            slots[tier] += host["slots"] if host["tier"] is not None else 0
+            slots[tier] += host["slots"]
             in_use[tier] += host["slots_in_use"]
             free[tier] += host["slots_free"]
         for name, what, counts in (
-            ("compilefarm_slots", "Slots of the hosts in use, by tier.", slots),
+            (
+                "compilefarm_slots",
+                "Slots by the tier of their host; none: of hosts that get no leases.",
+                slots,
+            ),
             ("compilefarm_slots_in_use", "Slots with a lease, by tier.", in_use),
             ("compilefarm_slots_free", "Slots that a compile could have now, by tier.", free),
         ):
