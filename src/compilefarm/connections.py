@@ -128,7 +128,7 @@ class LineConnection(asyncio.Protocol):
         """Split into lines and work on them."""
         if self._transport.is_closing():
             return
-        self._server.overdue_at.pop(self, None)
+        waiting = len(self._waiting)
         try:
             for line in self._lines.feed(data):
                 self._waiting.append(line)
@@ -136,11 +136,13 @@ class LineConnection(asyncio.Protocol):
             self._work()
             self._complain(error)
             return
+        if len(self._waiting) > waiting:
+            self._server.overdue_at.pop(self, None)
         if self._lines.pending:
             self._owes_a_line()
-        if len(self._waiting) > WAITING_LINES_LIMIT:
-            self._transport.pause_reading()
         self._work()
+        if len(self._waiting) > WAITING_LINES_LIMIT and not self._transport.is_closing():
+            self._transport.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End, whichever side wanted it."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
 import gc
 import ipaddress
 import logging
@@ -22,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import uvloop
 from aiohttp import web
@@ -217,7 +218,10 @@ class HostServer:
 
     async def _probe_host(self, probe: Probe) -> None:
         answered = await answers(probe.address, probe.port)
-        self.happen(HostProbed(probe.name, answered))
+        if answered is None:
+            self._loop.call_later(PROBE_WITHIN_S, self._probe, probe)
+        else:
+            self.happen(HostProbed(probe.name, answered))
 
     # -- time
 
@@ -288,11 +292,11 @@ class HostServer:
         }
 
 
-async def answers(address: str, port: int) -> bool:
+async def answers(address: str, port: int) -> bool | None:
     """Whether a distccd takes a connection there: accepts it, and closes it when we do.
 
     The kernel accepts for a distccd that is stopped too; only the close shows that somebody is
-    there.
+    there. None where it cannot be known, because we are out of descriptors ourselves.
     """
     try:
         async with asyncio.timeout(PROBE_WITHIN_S):
@@ -304,8 +308,8 @@ async def answers(address: str, port: int) -> bool:
                 writer.close()
     except ConnectionResetError:
         return True
-    except (OSError, TimeoutError):
-        return False
+    except (OSError, TimeoutError) as error:
+        return None if error.errno in (errno.EMFILE, errno.ENFILE) else False
     return True
 
 
@@ -460,7 +464,7 @@ async def serve(options: argparse.Namespace) -> None:
         if options.hosts_info is not None:
             await _read_first(server, options.hosts_info)
         if options.record is not None:
-            server.recorder = Recorder(stack.enter_context(_record(options.record)), server.now())
+            server.recorder = _recorder(options.record, server.now(), stack)
         base = await _listen(server, options, stack)
         for work in (server.keep_time(), _reload_on_demand(server, options.hosts_info, reload)):
             task = loop.create_task(work)
@@ -480,8 +484,11 @@ async def _listen(
     try:
         base, sockets = listening_sockets(options.bind or all_addresses(), options.port)
     except OSError as error:
-        where = f"port {options.port} to {options.port + PORTS - 1}"
-        raise StartError(f"cannot listen on {where}: {error.strerror}; see --port") from None
+        ports = f"port {options.port} to {options.port + PORTS - 1}" if options.port else "any port"
+        where = f"{ports} of {', '.join(options.bind or ['all addresses'])}"
+        raise StartError(
+            f"cannot listen on {where}: {error.strerror}; see --port and --bind"
+        ) from None
     loop = asyncio.get_running_loop()
     for protocol, listeners in zip(
         (RequestConnection, LoadConnection, StatusConnection), sockets[:3], strict=True
@@ -526,9 +533,16 @@ async def _reload_on_demand(server: HostServer, path: Path | None, demand: async
             log.error("hosts-info is kept as it was: cannot read %s: %s", path, error.strerror)
 
 
-def _record(path: Path) -> TextIO:
+def _recorder(path: Path, started: float, stack: contextlib.AsyncExitStack) -> Recorder:
+    def close() -> None:
+        # A row that finds no room was complained of when it was lost.
+        with contextlib.suppress(OSError):
+            file.close()
+
     try:
-        return path.open("a", newline="")
+        file = path.open("a", newline="")
+        stack.callback(close)
+        return Recorder(file, started)
     except OSError as error:
         raise StartError(f"cannot write {path}: {error.strerror}") from None
 

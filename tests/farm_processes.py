@@ -1,0 +1,299 @@
+"""A farm of real processes on loopback: host-server, distccd hosts, and what talks to them.
+
+Each process gets free ports and a directory of its own, is waited for until it serves, and is ended
+by its id. A host-server is also looked at when it ends: a lease that is left, a traceback or an
+error in its log fails the test, whatever the test itself was about.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+from compile_host import PATIENCE_S, eventually, free_ports, program_environment
+
+from compilefarm.wire import Message, parse_line
+
+REQUESTS, LOADS, STATUS, MONITOR = range(4)
+
+
+class Client:
+    """A connection to one of host-server's ports, typed by hand."""
+
+    def __init__(self, address: str, port: int, sender: str = "") -> None:
+        source = (sender, 0) if sender else None
+        self.socket = socket.create_connection((address, port), PATIENCE_S, source_address=source)
+        self._lines = self.socket.makefile("rb")
+
+    def say(self, *lines: str) -> None:
+        """Send these lines."""
+        self.send("".join(f"{line}\n" for line in lines).encode())
+
+    def send(self, data: bytes) -> None:
+        """Send these bytes; a server that has closed already does not hear them."""
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            self.socket.sendall(data)
+
+    def line(self) -> str:
+        """Wait for a line; return it without its newline, or "" when the server has closed."""
+        try:
+            return self._lines.readline().decode().removesuffix("\n")
+        except ConnectionResetError:
+            return ""
+
+    def hears(self, verb: str) -> Message:
+        """Wait for a message, which has this verb."""
+        line = self.line()
+        assert line, f"the server closed, and said no {verb}"
+        message = parse_line(line.encode())
+        assert message.verb == verb, line
+        return message
+
+    def is_turned_away(self) -> str:
+        """Wait for an error and the close; return the error's reason."""
+        reason = self.hears("error").required("reason")
+        assert self.line() == ""
+        return reason
+
+    def is_closed(self) -> bool:
+        """Wait for what comes next, and say whether it is the close; a line stays to be read."""
+        try:
+            return not self._lines.peek(1)
+        except ConnectionResetError:
+            return True
+
+    def close(self) -> None:
+        """Close, without a word."""
+        self._lines.close()
+        self.socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class HostServer:
+    """A real host-server, on any free ports; started again, it takes the same ones."""
+
+    def __init__(self, directory: Path, *options: object, descriptors: int = 0) -> None:
+        self.base = 0
+        self.log = directory / "host-server.log"
+        self._options = options
+        self._limits = ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh"]
+        if not descriptors:
+            self._limits = []
+        self.process: subprocess.Popen[str]
+
+    @property
+    def name(self) -> str:
+        """What `--server` takes."""
+        return f"127.0.0.1:{self.base}"
+
+    def command(self) -> list[str]:
+        """Return the command that starts it."""
+        ports = ["--port", str(self.base), "--bind", "127.0.0.1"]
+        python = [sys.executable, "-P", "-m", "compilefarm.server"]
+        return [*self._limits, *python, *ports, *map(str, self._options)]
+
+    def start(self) -> None:
+        """Start it and wait until it says that it listens."""
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(
+                self.command(),
+                env=program_environment(),
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        assert self.process.stdout
+        ready = self.process.stdout.readline()
+        self.process.stdout.close()
+        found = re.search(r" port (\d+)$", ready)
+        assert found, self.log.read_text()
+        self.base = int(found[1])
+
+    def connect(self, port: int = REQUESTS, sender: str = "") -> Client:
+        """Return a connection to one of the four ports."""
+        return Client("127.0.0.1", self.base + port, sender)
+
+    def ask(self, *lines: str, port: int = STATUS, sender: str = "") -> str:
+        """Send lines, and return the first line of the answer."""
+        with self.connect(port, sender) as client:
+            client.say(*lines)
+            return client.line()
+
+    def serves(self) -> None:
+        """Assert that well-behaved clients are served at this moment: each port has its say."""
+        assert self.ask("networks").startswith("ok ")
+        with self.connect(REQUESTS) as builder:
+            builder.say("request user=ada source=main.c")
+            builder.hears("lease")
+            builder.say("done exit=0 wall_s=0.1")
+            assert builder.line() == ""
+        assert self.farm()["server"]["version"]
+
+    def farm(self) -> dict[str, Any]:
+        """Return what the monitor says of the farm."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.base + MONITOR}/api/farm") as answer:
+            farm: dict[str, Any] = json.load(answer)
+        return farm
+
+    def host(self, name: str) -> dict[str, Any]:
+        """Return what the monitor says of a host; empty where it knows none of that name."""
+        return next((host for host in self.farm()["hosts"] if host["name"] == name), {})
+
+    def logs(self, words: str) -> bool:
+        """Whether these words are in its log."""
+        return words in self.log.read_text()
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self.process.kill()
+        self.process.wait()
+
+    def end(self) -> None:
+        """End it as its administrator would, and look at how it leaves."""
+        if self.process.poll() is not None:
+            return
+        try:
+            eventually(lambda: self.farm()["totals"]["slots_in_use"] == 0)
+            self.process.send_signal(signal.SIGTERM)
+            assert self.process.wait(PATIENCE_S) == 0
+        finally:
+            self.kill()
+        log = self.log.read_text()
+        assert "ends: 0 compiles were running" in log
+        assert "Traceback" not in log, log
+        assert "Error" not in log, log
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self.end() if kind is None else self.kill()
+
+
+class DistccdHost:
+    """A real distccd on a loopback address, which stands for a machine.
+
+    Its gcc has a gate before it: while that is closed, compiles start and do not end, so that a
+    test can act in the middle of one.
+    """
+
+    def __init__(self, address: str, slots: int = 2) -> None:
+        self.address = address
+        self.slots = slots
+        self.port = free_ports(address=address)
+        self.name = f"{address}:{self.port}"
+        # Not pytest's directory: a distccd that was started by root becomes a user who may not
+        # look there.
+        self._directory = Path(tempfile.mkdtemp(prefix="compilefarm-host-"))
+        self._gate = self._directory / "closed"
+        self._begun = self._directory / "begun"
+        self.log = self._directory / "distccd.log"
+        self._process: subprocess.Popen[bytes]
+
+    def start(self) -> None:
+        """Start distccd and wait until it listens."""
+        bin_directory = self._directory / "bin"
+        self._directory.chmod(0o777)
+        bin_directory.mkdir(exist_ok=True)
+        gcc = bin_directory / "gcc"
+        gcc.write_text(
+            f"#!/bin/sh\n[ -e {self._gate} ] && echo $$ >> {self._begun}\n"
+            f'while [ -e {self._gate} ]; do sleep 0.05; done\nexec {shutil.which("gcc")} "$@"\n'
+        )
+        gcc.chmod(0o755)
+        bin_directory.chmod(0o755)
+        environment = {key: value for key, value in os.environ.items() if "DISTCC" not in key}
+        environment["PATH"] = f"{bin_directory}:{os.environ['PATH']}"
+        environment.pop("TMPDIR", None)
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                f"distccd --no-detach --daemon --listen {self.address} --port {self.port} --nice 0 "
+                f"--allow 127.0.0.0/8 --jobs {self.slots} --log-stderr --log-level info".split(),
+                env=environment,
+                stderr=log,
+                start_new_session=True,
+            )
+        eventually(self._listens)
+
+    def _listens(self) -> bool:
+        assert self._process.poll() is None, self.log.read_text()
+        with contextlib.suppress(OSError):
+            socket.create_connection((self.address, self.port), PATIENCE_S).close()
+            return True
+        return False
+
+    @property
+    def pid(self) -> int:
+        """The id of the distccd that listens, the parent of the others."""
+        return self._process.pid
+
+    def add_to(self, server: HostServer, power_index: float = 1.0) -> None:
+        """Make the host available."""
+        answer = server.ask(
+            f"add host={self.address} port={self.port} slots={self.slots} power_index={power_index}"
+        )
+        assert answer.startswith("ok "), answer
+
+    def close_gate(self) -> None:
+        """Let compiles start from now on, and not end."""
+        self._begun.write_text("")
+        self._begun.chmod(0o666)
+        self._gate.touch()
+
+    def open_gate(self) -> None:
+        """Let compiles end."""
+        self._gate.unlink()
+
+    def await_compiles(self, count: int = 1) -> None:
+        """Wait until so many compiles stand before the gate."""
+        eventually(lambda: len(self._begun.read_text().split()) >= count)
+
+    def stop(self) -> None:
+        """Stop every process of it, as SIGSTOP does: the kernel goes on accepting connections."""
+        for process in self._processes():
+            process.suspend()
+
+    def go_on(self) -> None:
+        """Let them run again."""
+        for process in self._processes():
+            process.resume()
+
+    def kill(self) -> None:
+        """End every process of it at once."""
+        for process in self._processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._process.wait()
+
+    def _processes(self) -> Sequence[psutil.Process]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            parent = psutil.Process(self._process.pid)
+            return [parent, *parent.children(recursive=True)]
+        return []
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        shutil.rmtree(self._directory)
