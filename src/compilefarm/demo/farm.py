@@ -240,19 +240,21 @@ class LoopbackFarm:
                 raise DemoError(f"the host {host.address} could not be enabled: {text}")
 
     def _end_all(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)  # it takes a second, and must not be cut short
+        with _undisturbed():
+            self._disable_hosts()
+            if self._server is not None:
+                _end_process(self._server)
+                assert self._server.stdout is not None
+                self._server.stdout.close()
+                self._server = None
+
+    def _disable_hosts(self) -> None:
         for which in self._enabled:
             self._keep_logs(which)
             status, text = _run(["disable-host", *which, "--grace", "0"], self._environment)
             if status != 0:
                 complain("demo-farm", f"a host could not be disabled: {text}")
         self._enabled.clear()
-        if self._server is not None:
-            _end_process(self._server)
-            assert self._server.stdout is not None
-            self._server.stdout.close()
-            self._server = None
 
     def _keep_logs(self, which: list[str]) -> None:
         address, port = which[which.index("--host") + 1], which[which.index("--port") + 1]
@@ -553,6 +555,20 @@ def _last_line(log: Path) -> str:
         lines = log.read_text(errors="replace").strip().splitlines()
         return printable(lines[-1]) if lines else f"it said nothing, see {log}"
     return "it wrote no log"
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ignore signals meanwhile: to end everything takes a second, and must not be cut short."""
+    before = {
+        number: signal.signal(number, signal.SIG_IGN)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _end(number: int, _frame: FrameType | None) -> None:
