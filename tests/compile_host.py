@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import queue
+import random
 import socket
 import subprocess
 import sys
@@ -45,14 +46,14 @@ def eventually(what: Callable[[], T], patience_s: float = PATIENCE_S) -> T:
         time.sleep(0.01)
 
 
-def free_ports(count: int = 1, address: str = "127.0.0.1") -> int:
-    """Return the first of `count` ports in a row that nobody listens on."""
+def free_ports(count: int = 1, address: str = "") -> int:
+    """Return the first of `count` ports in a row that nobody listens on.
+
+    They are below those that the kernel gives to outgoing connections: one of these, even when it
+    is long closed, keeps a port from being listened on.
+    """
     while True:
-        with socket.socket() as probe:
-            probe.bind((address, 0))
-            first: int = probe.getsockname()[1]
-        if first + count > 65535:
-            continue
+        first = random.randrange(10_000, 32_000 - count)
         with contextlib.ExitStack() as probes, contextlib.suppress(OSError):
             for port in range(first, first + count):
                 probes.enter_context(socket.socket()).bind((address, port))
@@ -271,15 +272,17 @@ class HostServer:
             [sys.executable, "-P", "-m", "compilefarm.server", "--port", str(self.base)],
             env=program_environment(),
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,  # it logs a few lines, far from what a pipe holds
+            text=True,
         )
         eventually(lambda: self._process.poll() is not None or self._listens())
-        assert self._process.poll() is None, "host-server did not start"
+        if self._process.poll() is not None:
+            raise AssertionError(f"host-server did not start: {self._process.communicate()[1]}")
 
     def stop(self) -> None:
         """End it as a power cut would."""
         self._process.kill()
-        self._process.wait()
+        self._process.communicate()
 
     def host(self, name: str) -> dict[str, Any]:
         """Return what the monitor says of a host, empty where it knows none of that name."""

@@ -129,6 +129,12 @@ def test_a_host_comes_and_goes(desk: Desk) -> None:
         assert all(process.gone for process in tree.read().values())
 
 
+def test_more_slots_than_distccd_has_are_told_of(desk: Desk) -> None:
+    assert desk.enable("--slots", 1).stdout == (
+        "desk1 is available with 2 slots, power index 1, but its distccd has 1: use --slots 2\n"
+    )
+
+
 def test_twice_is_once(desk: Desk) -> None:
     assert desk.enable().returncode == 0
     pids = desk.pid("distccd"), desk.pid("loadavg")

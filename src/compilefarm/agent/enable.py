@@ -276,7 +276,12 @@ class Enabling:
         if message.verb == "away":
             reason = message.text("reason")
             return f"{self._host} is enabled, and registers itself once it can: {reason}"
-        return added(self._host, message)
+        return added(self._host, message) + self._too_many(message.integer("slots", 0))
+
+    def _too_many(self, granted: int) -> str:
+        """Return what is to be said where hosts-info gives the host more slots than distccd has."""
+        slots = self._options.slots
+        return f", but its distccd has {slots}: use --slots {granted}" if granted > slots else ""
 
 
 def _disable(options: argparse.Namespace) -> str:
