@@ -200,7 +200,6 @@ class DistccdHost:
         self.address = address
         self.slots = slots
         self.port = free_ports(address=address)
-        self.name = f"{address}:{self.port}"
         # Not pytest's directory: a distccd that was started by root becomes a user who may not
         # look there.
         self._directory = Path(tempfile.mkdtemp(prefix="compilefarm-host-"))
@@ -214,16 +213,23 @@ class DistccdHost:
         bin_directory = self._directory / "bin"
         self._directory.chmod(0o777)
         bin_directory.mkdir(exist_ok=True)
-        gcc = bin_directory / "gcc"
-        gcc.write_text(
-            f"#!/bin/sh\n[ -e {self._gate} ] && echo $$ >> {self._begun}\n"
-            f'while [ -e {self._gate} ]; do sleep 0.05; done\nexec {shutil.which("gcc")} "$@"\n'
-        )
-        gcc.chmod(0o755)
+        for name in ("gcc", f"{os.uname().machine}-linux-gnu-gcc"):  # distcc may ask for either
+            gcc = bin_directory / name
+            gcc.write_text(
+                f"#!/bin/sh\n[ -e {self._gate} ] && echo $$ >> {self._begun}\n"
+                f"while [ -e {self._gate} ]; do sleep 0.05; done\n"
+                f'exec {shutil.which("gcc")} "$@"\n'
+            )
+            gcc.chmod(0o755)
         bin_directory.chmod(0o755)
         environment = {key: value for key, value in os.environ.items() if "DISTCC" not in key}
         environment["PATH"] = f"{bin_directory}:{os.environ['PATH']}"
         environment.pop("TMPDIR", None)
+        while not self._serves_as(environment):
+            self.port = free_ports(address=self.address)
+
+    def _serves_as(self, environment: dict[str, str]) -> bool:
+        """Start distccd; False where somebody took its port meanwhile."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 f"distccd --no-detach --daemon --listen {self.address} --port {self.port} --nice 0 "
@@ -232,14 +238,17 @@ class DistccdHost:
                 stderr=log,
                 start_new_session=True,
             )
-        eventually(self._listens)
-
-    def _listens(self) -> bool:
-        assert self._process.poll() is None, self.log.read_text()
-        with contextlib.suppress(OSError):
-            socket.create_connection((self.address, self.port), PATIENCE_S).close()
-            return True
+        while self._process.poll() is None:
+            with contextlib.suppress(OSError):
+                socket.create_connection((self.address, self.port), PATIENCE_S).close()
+                return True
+        assert "in use" in self.log.read_text(), self.log.read_text()
         return False
+
+    @property
+    def name(self) -> str:
+        """The farm's name for it."""
+        return f"{self.address}:{self.port}"
 
     @property
     def pid(self) -> int:
