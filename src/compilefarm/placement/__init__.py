@@ -1,10 +1,10 @@
 """Where a compile should run: the seam between the farm and its policies.
 
-The farm keeps the books (who has which slot) and a policy makes the choice (who gets one next, and
-where). The farm tells its policy of every change that bears on a choice, and after each event asks
-`next_grant` until it says None. A policy may keep whatever index it likes over the farm's records,
-and reads them, but changes none of them. It may let a request wait although a slot is free, if it
-will come back to it: by itself when something changes, or at `next_deadline`.
+The farm keeps the books (who has which slot) and a policy makes the choice (who gets one next,
+and where). The farm tells its policy of every change that bears on a choice, and after each event
+asks `next_grant` until it says None. A policy may keep whatever index it likes over the farm's
+records, and reads them, but changes none of them. It may let a request wait although a slot is
+free, if it will come back to it: by itself when something changes, or at `next_deadline`.
 
 Rejected: a pure function from the whole farm to a list of grants. It is the simplest seam, but
 each decision would cost as much as the farm is large.

@@ -28,7 +28,7 @@ STAYS_BELOW_5 = 0.7
 MOVED_DOWN_BELOW_15 = 0.8
 
 # Higher tier, faster, less in use, then longest unused; smaller sorts first.
-_Rank = tuple[int, float, float, int]
+Rank = tuple[int, float, float, int]
 
 
 def tier_of(power_index: float) -> int:
@@ -62,17 +62,17 @@ class _Group:
     """
 
     members: dict[str, Host] = field(default_factory=dict)
-    ranks: dict[str, _Rank] = field(default_factory=dict)
-    heap: list[tuple[_Rank, Host]] = field(default_factory=list)
+    ranks: dict[str, Rank] = field(default_factory=dict)
+    heap: list[tuple[Rank, Host]] = field(default_factory=list)
 
-    def enter(self, host: Host, rank: _Rank) -> None:
+    def enter(self, host: Host, rank: Rank) -> None:
         self.ranks[host.name] = rank
         heapq.heappush(self.heap, (rank, host))
         if len(self.heap) > 4 * len(self.members) + 64:
             self.heap = [entry for entry in self.heap if self._valid(entry)]
             heapq.heapify(self.heap)
 
-    def best(self, avoid: frozenset[str]) -> tuple[_Rank, Host] | None:
+    def best(self, avoid: frozenset[str]) -> tuple[Rank, Host] | None:
         """Return the best-ranked host with a free slot that is not to be avoided."""
         aside = []
         found = None
@@ -89,7 +89,7 @@ class _Group:
             heapq.heappush(self.heap, entry)
         return found
 
-    def _valid(self, entry: tuple[_Rank, Host]) -> bool:
+    def _valid(self, entry: tuple[Rank, Host]) -> bool:
         return self.ranks.get(entry[1].name) is entry[0]
 
 
@@ -184,16 +184,24 @@ class TierPolicy:
         """See `Policy`."""
         return self._standings.get(host.name) or standing_of(host)
 
+    def rank_of(self, host: Host) -> Rank:
+        """Return where a host with a free slot stands among its like; the smallest comes first."""
+        tier = self._standings[host.name].tier or 0
+        in_use = len(host.leases) / host.slots
+        return (-tier, -host.power_index, in_use, self.next_serial())
+
+    def next_serial(self) -> int:
+        """Return a number higher than all before, which keeps ranks apart."""
+        return next(self._serial)
+
     def _rank(self, host: Host) -> None:
         """Enter a host under its rank of now, or under none when it is full or out of use."""
         signature = self._group_of.get(host.name)
         if signature is None:
             return
         group = self._groups[signature]
-        tier = self._standings[host.name].tier
-        if host.free and tier is not None:
-            in_use = len(host.leases) / host.slots
-            group.enter(host, (-tier, -host.power_index, in_use, next(self._serial)))
+        if host.free and self._standings[host.name].tier is not None:
+            group.enter(host, self.rank_of(host))
         else:
             group.ranks.pop(host.name, None)
 

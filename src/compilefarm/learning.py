@@ -1,0 +1,337 @@
+"""What experience says: how costly a file is, how fast a host is, and what a build will ask for.
+
+The model is log(time) = cost of the file - speed of the host + noise. A file compiled on two
+hosts compares the hosts without anything being known of its cost, so every file keeps its last
+few compiles, every host refers to its own last ones, and a host's speed is fitted to what *other*
+hosts say of the same files. (Were a host's own compiles counted too, a file seen on one host only
+would confirm whatever that host was believed to be; a Kalman filter over costs and speeds fails
+in this way, and was dropped for it.)
+
+The fit is a robust mean: the median first, then Huber's weights about it, with the declared power
+index as one more observation, `PRIOR_SD` wide. Where files have been seen on one host only, they
+are compared with the typical file, and believed only where they contradict strongly: this
+unmasks, within one cold build, a host that is off by a factor of three. Each compile refits its
+own host and one other in turn, so that corrections travel round the farm at a bounded cost. The
+scale that costs and speeds share cannot be known from times; the declared power indices hold it,
+and only ratios matter.
+
+It forgets slowly: only the latest compiles count, and each counts for less as it ages, which is
+also what makes a host that has not been used for long uncertain again. Wild times (`wild`) change
+nothing.
+
+Pure: times come in as arguments, nothing is opened, and what is to be kept is handed out by
+`unsaved`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+# Standard deviations of natural logarithms: 0.1 is 10 %.
+NOISE_SD = 0.12  # of one compile about its file's cost
+PRIOR_SD = 1.0  # of a declared power index: factors of 3 do occur
+FILE_SD = 1.3  # of a file about the typical file
+CONTRADICTS = 3.0  # deviations from which the typical file is believed
+HUBER = 2.0  # deviations beyond which a surprise counts for less
+COMPILES_OF_FILE = 5
+COMPILES_OF_HOST = 48
+FILES_TO_HAVE_A_TYPICAL_ONE = 20
+AGEING_PER_S = 0.10**2 / (7 * 86_400.0)  # variance gained: 10 % after a week
+# A speed that moved less than this is not worth telling.
+TOLD_FROM = 0.02
+# Shorter, and the network's time is all that was measured; longer, and a clock jumped.
+SHORTEST_S, LONGEST_S = 1e-4, 86_400.0
+FILES_LIMIT = 100_000
+UNSAVED_LIMIT = 10_000
+# A host is fitted again when one in so many of its compiles is new.
+FIT_PART = 8
+# A build that asked for less of what its predecessor had was not a whole one.
+WHOLE_BUILD = 0.5
+# What one compile may need until it has been seen: an ordinary C++ file.
+MEMORY_MB = 200.0
+
+
+class Compile(NamedTuple):
+    """One compile as it is kept: what, where, how long it took there, and when it ended."""
+
+    directory: str
+    source: str
+    host: str
+    took_s: float
+    at: float
+
+
+@dataclass(slots=True, eq=False)
+class _Seen:
+    """A compile's part in the model, tied to its file and host."""
+
+    file: _File
+    host: _Host
+    log_s: float
+    at: float
+
+
+@dataclass(slots=True, eq=False)
+class _File:
+    directory: _Directory
+    seen: deque[_Seen] = field(default_factory=lambda: deque(maxlen=COMPILES_OF_FILE))
+
+
+@dataclass(slots=True, eq=False)
+class _Host:
+    name: str
+    declared: float  # logarithm of the power index
+    mean: float
+    variance: float
+    pinned: bool = False
+    told: float = 0.0  # the mean when the speed was last told
+    unfitted: int = 0  # compiles since the last fit
+    seen: deque[_Seen] = field(default_factory=lambda: deque(maxlen=COMPILES_OF_HOST))
+
+
+@dataclass(slots=True, eq=False)
+class _Directory:
+    """What is remembered of the builds in one directory."""
+
+    files: dict[str, _File] = field(default_factory=dict)
+    log_cost_sum: float = 0.0  # over the files, each as it was first seen
+    last_build: dict[str, None] = field(default_factory=dict)  # sources, in the order of asking
+    jobs: int = 0
+    memory_mb: float = 0.0
+
+
+def wild(took_s: float) -> bool:
+    """Whether a time is one that no compile takes."""
+    return not SHORTEST_S <= took_s <= LONGEST_S
+
+
+class Learning:
+    """Costs, speeds and builds, as learned so far."""
+
+    def __init__(self) -> None:
+        self._hosts: dict[str, _Host] = {}
+        self._turns: list[_Host] = []
+        self._turn = 0
+        # The least recently used directory first.
+        self._directories: dict[str, _Directory] = {}
+        self._files = 0
+        # Bounded, for a shell that does not ask for them.
+        self._unsaved: deque[Compile] = deque(maxlen=UNSAVED_LIMIT)
+        self._forgotten: list[tuple[str, str]] = []
+
+    # -- hosts
+
+    def declare(self, host: str, power_index: float, pinned: bool = False) -> None:
+        """Take note of what a host is said to be; `pinned`: it is that, whatever is measured."""
+        declared = math.log(power_index)
+        known = self._hosts.get(host)
+        if known is None:
+            known = self._hosts[host] = _Host(host, declared, declared, PRIOR_SD**2, told=declared)
+            self._turns.append(known)
+        elif (known.declared, known.pinned) == (declared, pinned):
+            return
+        known.declared, known.pinned = declared, pinned
+        if pinned:
+            known.mean = known.told = declared
+            known.variance = 0.0
+        else:
+            self._fit(known, max((seen.at for seen in known.seen), default=0.0))
+            known.told = known.mean
+
+    def speed(self, host: str) -> float:
+        """Return a declared host's speed, where the slowest machine is about 1."""
+        return math.exp(self._hosts[host].told)
+
+    def confidence(self, host: str) -> float:
+        """Return how sure a speed is: 0 when only declared, towards 1 as compiles agree."""
+        return 1.0 - min(1.0, math.sqrt(self._hosts[host].variance) / PRIOR_SD)
+
+    # -- files and builds
+
+    def cost(self, directory: str, source: str) -> float | None:
+        """Return a file's cost in seconds at power index 1; None where it was never compiled."""
+        known = self._directories.get(directory)
+        file = known.files.get(source) if known is not None else None
+        return None if file is None else _cost_of(file)
+
+    def outlook(self, directory: str) -> dict[str, float]:
+        """Return what a build there will ask for, in order, with costs; empty if unknown."""
+        known = self._directories.get(directory)
+        if known is None:
+            return {}
+        return {
+            source: _cost_of(file)
+            for source in known.last_build
+            if (file := known.files.get(source)) is not None
+        }
+
+    def jobs(self, directory: str) -> int:
+        """Return how many compiles the last build there had outstanding at once; 0 if unknown."""
+        known = self._directories.get(directory)
+        return known.jobs if known is not None else 0
+
+    def build_ended(self, directory: str, sources: dict[str, None], jobs: int) -> None:
+        """Take note of what a build asked for; one that made only a part adds to the outlook."""
+        known = self._directories.get(directory)
+        if known is None or not sources:
+            return
+        before = known.last_build
+        if len(sources) >= WHOLE_BUILD * len(before):
+            known.last_build = dict(sources)
+            known.jobs = jobs
+        else:
+            known.last_build = {**before, **sources}
+        self._use(directory, known)
+
+    # -- memory
+
+    def memory_mb(self, directory: str) -> float:
+        """Return what one compile in that directory needs, in MB."""
+        known = self._directories.get(directory)
+        return (known.memory_mb if known is not None else 0.0) or MEMORY_MB
+
+    def observe_memory(self, directory: str, memory_mb: float) -> None:
+        """Take note that compiles of a directory needed so much each.
+
+        It is believed at once when it is more than before, and slowly when it is less.
+        """
+        known = self._directories.get(directory)
+        if known is None or not 0.0 < memory_mb < 1e7:
+            return
+        if memory_mb >= known.memory_mb:
+            known.memory_mb = memory_mb
+        else:
+            known.memory_mb += 0.02 * (memory_mb - known.memory_mb)
+
+    # -- compiles
+
+    def observe(
+        self, directory: str, source: str, host: str, took_s: float, now: float
+    ) -> list[str]:
+        """Learn from one whole compile; return the hosts whose speed has moved.
+
+        Nothing is learned from a wild time, nor where the host was never declared.
+        """
+        if wild(took_s) or host not in self._hosts or not source:
+            return []
+        compiled = Compile(directory, source, host, took_s, now)
+        self._unsaved.append(compiled)
+        self._record(compiled)
+        self._turn = (self._turn + 1) % len(self._turns)
+        return self._told([self._hosts[host], self._turns[self._turn]], now)
+
+    # -- what survives
+
+    def unsaved(self) -> tuple[list[Compile], list[tuple[str, str]]]:
+        """Return, once, the compiles learned and the files forgotten since the last call."""
+        unsaved, forgotten = list(self._unsaved), self._forgotten
+        self._unsaved.clear()
+        self._forgotten = []
+        return unsaved, forgotten
+
+    def restore(self, compiles: list[Compile]) -> None:
+        """Learn again from what was kept, oldest first; hosts may be declared later."""
+        for each in compiles:
+            if not wild(each.took_s):
+                if each.host not in self._hosts:
+                    self.declare(each.host, 1.0)
+                self._record(each)
+                self._directories[each.directory].last_build[each.source] = None
+
+    def _record(self, compiled: Compile) -> None:
+        """Enter a compile into the books of its file and its host."""
+        directory = self._directories.get(compiled.directory)
+        if directory is None:
+            directory = self._directories[compiled.directory] = _Directory()
+        self._use(compiled.directory, directory)
+        host = self._hosts[compiled.host]
+        log_s = math.log(compiled.took_s)
+        file = directory.files.get(compiled.source)
+        if file is None:
+            file = directory.files[compiled.source] = _File(directory)
+            directory.log_cost_sum += log_s + host.mean
+            self._files += 1
+            self._forget_oldest()
+        seen = _Seen(file, host, log_s, compiled.at)
+        file.seen.append(seen)
+        host.seen.append(seen)
+        host.unfitted += 1
+
+    def _use(self, name: str, directory: _Directory) -> None:
+        """Make a directory the most recently used."""
+        if next(reversed(self._directories)) != name:
+            del self._directories[name]
+            self._directories[name] = directory
+
+    def _forget_oldest(self) -> None:
+        while self._files > FILES_LIMIT and len(self._directories) > 1:
+            name = next(iter(self._directories))
+            sources = self._directories.pop(name).files
+            self._files -= len(sources)
+            self._forgotten.extend((name, source) for source in sources)
+
+    def _told(self, hosts: list[_Host], now: float) -> list[str]:
+        """Fit those of the hosts that are worth it; return the names of those whose speed moved."""
+        moved = []
+        for host in hosts:
+            # A fit costs as much as a host remembers compiles; one new one in eight is worth it.
+            if host.pinned or host.unfitted * FIT_PART < len(host.seen) or not host.seen:
+                continue
+            self._fit(host, now)
+            if abs(host.mean - host.told) >= TOLD_FROM:
+                host.told = host.mean
+                moved.append(host.name)
+        return moved
+
+    def _fit(self, host: _Host, now: float) -> None:
+        """Fit a host's speed to what other hosts say of the files that it compiled."""
+        host.unfitted = 0
+        if host.pinned:
+            return
+        says: list[tuple[float, float]] = []  # a speed and its variance
+        alone: list[float] = []
+        for seen in host.seen:
+            total = weights = 0.0
+            for other in seen.file.seen:
+                if other.host is not host:
+                    weight = 1.0 / (NOISE_SD**2 + other.host.variance)
+                    total += weight * (other.log_s + other.host.mean)
+                    weights += weight
+            if weights:
+                age_s = max(0.0, now - seen.at)
+                variance = NOISE_SD**2 + 1.0 / weights + AGEING_PER_S * age_s
+                says.append((total / weights - seen.log_s, variance))
+            elif len(seen.file.seen) == 1:
+                directory = seen.file.directory
+                if len(directory.files) >= FILES_TO_HAVE_A_TYPICAL_ONE:
+                    alone.append(directory.log_cost_sum / len(directory.files) - seen.log_s)
+        precision = 1.0 / PRIOR_SD**2
+        total = host.declared * precision
+        if says:
+            median = sorted(says)[len(says) // 2][0]
+            for value, variance in says:
+                off = abs(value - median) / math.sqrt(variance)
+                weight = (1.0 if off <= HUBER else HUBER / off) / variance
+                total += weight * value
+                precision += weight
+        if len(alone) >= 3:
+            weight = len(alone) / FILE_SD**2
+            value = sum(alone) / len(alone)
+            if abs(value - total / precision) >= CONTRADICTS / math.sqrt(weight):
+                total += weight * value
+                precision += weight
+        host.mean = total / precision
+        host.variance = 1.0 / precision
+
+
+def _cost_of(file: _File) -> float:
+    """Return what a file costs: the mean of its compiles, each as sure as its host is."""
+    total = weights = 0.0
+    for seen in file.seen:
+        weight = 1.0 / (NOISE_SD**2 + seen.host.variance)
+        total += weight * (seen.log_s + seen.host.mean)
+        weights += weight
+    return math.exp(total / weights)

@@ -1,0 +1,245 @@
+"""A build as the scheduler sees it: what it asked for, what it holds, what is still to come.
+
+A build is one user's make in one directory of one builder. Nobody says when one begins or ends,
+so it begins with the first request after a pause and is over after the next one; what it is
+expected to ask for (its outlook) is what the last build there asked for. All sums that a decision
+needs are kept up to date, so that none has to be worked out.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right, insort
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from typing import NamedTuple
+
+from compilefarm.model import Request, Signature
+from compilefarm.placement.speed_classes import Running, View
+
+BuildKey = tuple[str, str, str]  # user, builder, directory
+
+# After so long without a request and a lease, the next request begins another build.
+OVER_AFTER_S = 10.0
+# A build that no longer refills, for so long, is taken to have nothing more to come.
+STALLED_AFTER_S = 1.0
+# A lease past its expected end is taken to need this part of its age again: the longer it took, the
+# longer it may take, and the expectation is put off only O(log) times.
+OVERRUN = 0.35
+EPSILON_S = 1e-9
+
+
+class Mode(NamedTuple):
+    """One way to play a build.
+
+    `hurry`: short files go first while a long one is still to come. `limit`: which part of the rest
+    of the build one file may take; infinite: never wait.
+    """
+
+    hurry: bool
+    limit: float
+
+
+STEADY = Mode(False, 1.0)
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """A request that waits. `cost` is None where nothing is known of its file."""
+
+    request: Request
+    build: Build
+    queue: Queue
+    cost: float | None
+    number: int
+    arrived: float
+    at_once_speed: float = 1.0  # of the slot that it could have had when it came
+
+
+class Queue:
+    """What one build has waiting that may use the same hosts."""
+
+    def __init__(self, view: View, avoid: frozenset[str]) -> None:
+        self.view = view
+        self.avoid = avoid
+        # Cheapest first, and of equal ones the latest first, so that the oldest is found from
+        # behind.
+        self.known: list[tuple[float, int, Waiting]] = []
+        self.unknown: dict[int, Waiting] = {}  # in the order of arrival
+
+    def __len__(self) -> int:
+        return len(self.known) + len(self.unknown)
+
+    def all(self) -> list[Waiting]:
+        """Return all that waits here."""
+        return [entry[2] for entry in self.known] + list(self.unknown.values())
+
+    def put(self, waiting: Waiting) -> None:
+        """Queue a request."""
+        if waiting.cost is None:
+            self.unknown[waiting.number] = waiting
+        else:
+            insort(self.known, (waiting.cost, -waiting.number, waiting))
+
+    def drop(self, waiting: Waiting) -> None:
+        """Take a request out."""
+        if waiting.cost is None:
+            del self.unknown[waiting.number]
+        else:
+            del self.known[bisect_left(self.known, (waiting.cost, -waiting.number))]
+
+    def oldest_unknown(self) -> Waiting:
+        """Return the request that has waited longest among those of unknown cost."""
+        return next(iter(self.unknown.values()))
+
+    def longest_within(self, limit: float) -> Waiting:
+        """Return the costliest request of a cost of at most `limit`; there must be one."""
+        return self.known[bisect_right(self.known, (limit, 1)) - 1][2]
+
+
+class Build:
+    """The books of one build. Costs and work are seconds at power index 1."""
+
+    def __init__(self, key: BuildKey, outlook: dict[str, float], jobs: int) -> None:
+        self.key = key
+        self.queues: dict[tuple[frozenset[Signature], frozenset[str]], Queue] = {}
+        self.waiting = 0
+        self.unknown = 0
+        self.waiting_work = 0.0
+        self.held: dict[int, Running] = {}
+        self.jobs = max(
+            1, jobs
+        )  # most outstanding at once, now or in the last build: its -j, as seen
+        self.most_outstanding = 0
+        self.begun: float | None = None
+        self.last_arrival = 0.0
+        self.last_event = 0.0
+        self.served = 0.0
+        self.seen: dict[str, None] = {}  # sources, in the order of asking
+        # Over running leases: the sums of speed, start * speed and end * speed, and the ends, two
+        # ways.
+        self.power = self.start_power = self.end_power = 0.0
+        self.soonest: list[tuple[float, int, Running]] = []
+        self.latest: list[tuple[float, int, Running]] = []
+        # What is still to come, as the last build had it.
+        self.outlook = outlook
+        self.warm = bool(outlook)
+        self.outlook_sorted = sorted(outlook.values())
+        self.outlook_work = sum(self.outlook_sorted)
+        self.preprocess_s = 0.0  # on the builder, of a compile, on average
+        # What was done in this build.
+        self.done = 0
+        self.done_work = 0.0
+        # How it is played, the steps it has earned to find out, and the trials of the current
+        # round.
+        self.mode = STEADY
+        self.credit = 0.0
+        self.trials: list[Mode] = []
+        self.best = STEADY
+        self.best_end_s = 0.0
+        self.share_cache = (-1, -1, 0.0)
+
+    @property
+    def outstanding(self) -> int:
+        """Compiles that wait or run."""
+        return self.waiting + len(self.held)
+
+    @property
+    def refills(self) -> bool:
+        """Whether what ends is followed by a new request, give or take those on their way."""
+        return self.outstanding + 1 + self.jobs // 16 >= self.jobs
+
+    def still_expects(self, now: float) -> bool:
+        """Whether what the outlook has is still to be counted on."""
+        return self.refills or now - self.last_arrival < STALLED_AFTER_S
+
+    def arrive(self, source: str, now: float) -> None:
+        """Take note that a file was asked for: it is no longer to come."""
+        self.seen[source] = None
+        self.last_arrival = self.last_event = now
+        if self.begun is None:
+            self.begun = now
+        cost = self.outlook.pop(source, None)
+        if cost is not None:
+            del self.outlook_sorted[bisect_left(self.outlook_sorted, cost)]
+            self.outlook_work = self.outlook_work - cost if self.outlook_sorted else 0.0
+
+    def put(self, waiting: Waiting) -> None:
+        """Queue a request."""
+        self.waiting += 1
+        if waiting.cost is None:
+            self.unknown += 1
+        else:
+            self.waiting_work += waiting.cost
+        waiting.queue.put(waiting)
+        self.most_outstanding = max(self.most_outstanding, self.outstanding)
+        self.jobs = max(self.jobs, self.most_outstanding)
+
+    def drop(self, waiting: Waiting) -> None:
+        """Take a request out of its queue."""
+        self.waiting -= 1
+        if waiting.cost is None:
+            self.unknown -= 1
+        else:
+            self.waiting_work = self.waiting_work - waiting.cost if self.waiting else 0.0
+        waiting.queue.drop(waiting)
+
+    def start(self, running: Running) -> None:
+        """Take a lease up."""
+        self.held[running.lease.id] = running
+        self.power += running.speed
+        self.start_power += running.speed * running.start_s
+        self.end_power += running.speed * running.end_s
+
+    def end(self, running: Running, now: float, counts: bool) -> float:
+        """Put a lease down and return the work that was done under it.
+
+        `counts` says that it was a whole compile, from which the typical file may be judged.
+        """
+        del self.held[running.lease.id]
+        self.last_event = now
+        work = (now - running.start_s) * running.speed
+        if self.held:
+            self.power -= running.speed
+            self.start_power -= running.speed * running.start_s
+            self.end_power -= running.speed * running.end_s
+        else:  # sums of floats drift; here they are known
+            self.power = self.start_power = self.end_power = 0.0
+        if counts:
+            self.done += 1
+            self.done_work += work
+        return work
+
+    def preprocessed(self, cpu_s: float) -> None:
+        """Take note of how long preprocessing took for one file."""
+        self.preprocess_s += (cpu_s - self.preprocess_s) / min(self.done, 20)
+
+    def typical(self, now: float) -> float:
+        """Return the cost of a file of which nothing is known: what this build took, by file.
+
+        What runs counts with the time that it has run: the files that have not ended are the long
+        ones.
+        """
+        age = now * self.power - self.start_power
+        if self.done:
+            return (self.done_work + age) / self.done
+        if self.held and age > 0.0:
+            return 2.0 * age / len(self.held)
+        return 1.0
+
+    def overdue_leases(self, now: float) -> list[Running]:
+        """Put off, and return, the leases that are past their expected ends."""
+        late: list[Running] = []
+        soonest = self.soonest
+        while soonest and (soonest[0][0] <= now or soonest[0][0] != soonest[0][2].end_s):
+            end_s, _, running = heappop(soonest)
+            if end_s == running.end_s:
+                later = now + OVERRUN * (now - running.start_s) + EPSILON_S
+                self.end_power += running.speed * (later - end_s)
+                running.end_s = later
+                late.append(running)
+        return late
+
+    def expect(self, running: Running, serial: int) -> None:
+        """Take note of when a lease is expected to end."""
+        heappush(self.soonest, (running.end_s, serial, running))
+        heappush(self.latest, (-running.end_s, serial, running))

@@ -1,0 +1,671 @@
+"""Each compile where it finishes first: the policy `earliest`, and the default.
+
+The rule. For every build there is R, the least time that the rest of it can take: what waits, what
+runs, and what the last build says is still to come, spread over the fastest slots that it can have.
+A waiting file may start on the fastest free slot if it ends there within about R, for then it
+delays nobody. If it would not, it waits, unless no busy faster slot would finish it sooner either.
+Among the files that may start, the longest goes first; but while a file as long as the longest
+waiting one is still to come, the shortest does, because a make -jN shows us that file only when
+enough others are done. Whether to hurry in this way, and how tight to hold the limit, is settled by
+playing the rest of the build forward (`look_ahead`), on a budget.
+
+In the middle of a build R is large, nothing waits, and the fastest slots are kept busy; towards the
+end R shrinks, and slow slots are left alone. A first build has no outlook, so R is unknown;
+`_limit_cold` stands in for it.
+
+Between users, the one whose compiles got the least work so far is served first. A request is passed
+over for a bounded time only (`_patience_ends`); then it goes before all others on the next slot
+that it may have.
+
+The whole is event-driven: a build that sleeps is asked again when a better slot comes free, when it
+asks or ends something itself, when its own next lease is expected to end, or when a host or its
+share of the farm changes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+
+from compilefarm.learning import Learning
+from compilefarm.model import Host, Lease, Load, Outcome, Request, Signature
+from compilefarm.placement import Standing
+from compilefarm.placement.builds import (
+    EPSILON_S,
+    OVER_AFTER_S,
+    STEADY,
+    Build,
+    BuildKey,
+    Queue,
+    Waiting,
+)
+from compilefarm.placement.look_ahead import HURRY_FROM, MODES, Rest
+from compilefarm.placement.speed_classes import Place, Running, View, class_index, trim
+from compilefarm.placement.tier import tier_of
+
+# A first build, of which nothing says how long the rest of it is: docs/scheduling.md has the
+# reasons.
+COLD_ELAPSED = 0.2  # the rest is at least this part of what was
+COLD_QUEUE = 0.25  # this part of the time that the farm takes for what is outstanding
+COLD_FASTEST = 1.35  # a slot this much slower than the fastest is always good
+COLD_SPREAD = 6.0  # with slots to spare, any slot within this factor of the fastest
+
+LOOK_AHEAD_FILES = 400  # play forward only a rest this small
+STEPS_EARNED = 12  # by each grant and each end
+STEPS_SAVED = 2000
+STEPS_AT_ONCE = 400  # the longest that one decision stalls: about half a millisecond
+SWITCH_GAIN = 1.02  # what another mode must promise, to be taken
+
+# Turnovers of its own build's queue that a request may be passed over. Fewer cut into healthy
+# builds.
+PATIENCE = 8.0
+OVERDUE_AT_ONCE = 16
+
+# Foreign CPU use below this is the noise of any living desktop.
+FOREIGN_NOISE_CPUS = 0.3
+# Memory that is left alone, so that the owner's next click does not swap.
+MEMORY_RESERVE_MB = 256.0
+# A host whose CPUs are not all taken has tasks waiting for CPUs this part of the time, at most, for
+# no reason.
+PRESSURE_NORMAL = 0.2
+# A speed that moved by less is not worth a look at every waiting build.
+SPEED_MOVED = 0.01
+
+
+@dataclass(slots=True, eq=False)
+class _User:
+    """Work that a user's compiles got: virtual time, in seconds at power index 1."""
+
+    served: float = 0.0
+    active: int = 0  # builds with anything outstanding
+    builds: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Group:
+    """Hosts that the same requests may use."""
+
+    places: dict[str, Place] = field(default_factory=dict)
+    views: list[View] = field(default_factory=list)
+
+
+class EarliestPolicy:
+    """Earliest completion as a `Policy`, on what `learning` has learned."""
+
+    name = "earliest"
+
+    def __init__(self, learning: Learning) -> None:
+        self.learning = learning
+        self._places: dict[str, Place] = {}
+        self._groups: dict[Signature, _Group] = {}
+        self._signature_of: dict[str, Signature] = {}
+        self._standings: dict[str, Standing] = {}
+        self._leases_at_report: dict[str, tuple[Load, int]] = {}
+        self._farm = View(frozenset())
+        self._views: dict[frozenset[Signature], View] = {}
+        self._users: dict[str, _User] = {}
+        self._builds: dict[BuildKey, Build] = {}
+        self._idle: dict[BuildKey, None] = {}  # builds with nothing outstanding, longest idle first
+        self._waiting: dict[int, Waiting] = {}
+        self._running: dict[int, Running] = {}
+        self._ready: dict[BuildKey, None] = {}  # builds worth asking
+        self._asleep: dict[int, dict[BuildKey, None]] = {}  # by the class that they refused
+        self._alarms: list[tuple[float, BuildKey]] = []  # ask that build again then
+        self._patience: list[tuple[float, int, Waiting]] = []
+        self._overdue: dict[int, Waiting] = {}
+        self._active = 0
+        self._served_floor = 0.0  # by the least served active user
+        self._serial = 0
+
+    # -- hosts
+
+    def host_changed(self, host: Host, now: float) -> None:
+        """See `Policy`."""
+        listed = host.listed
+        self.learning.declare(
+            host.name, host.power_index, pinned=listed is not None and listed.pinned
+        )
+        signature = host.signature
+        if self._signature_of.get(host.name) != signature:
+            self._move_group(host, signature)
+        place = self._places[host.name]
+        speed, slots, reason = self._usable(host)
+        tier = tier_of(speed) if slots else None
+        self._standings[host.name] = Standing(tier, reason)
+        moved = abs(speed - place.speed) > SPEED_MOVED * place.speed
+        if not moved and (slots, len(host.leases)) == (place.slots, place.busy):
+            return
+        views = self._groups[signature].views
+        for view in views:
+            view.count(place, -1)
+        place.speed, place.slots, place.busy = speed, slots, len(host.leases)
+        place.stamp += 1
+        for view in views:
+            view.count(place, +1)
+            view.offer(place)
+        self._wake_all()
+
+    def host_forgotten(self, host: Host) -> None:
+        """See `Policy`."""
+        self._leave_group(host.name)
+        place = self._places.pop(host.name)
+        place.stamp += 1
+        del self._standings[host.name]
+        self._leases_at_report.pop(host.name, None)
+        self._wake_all()
+
+    def _usable(self, host: Host) -> tuple[float, int, str]:
+        """Return a host's speed now, its slots that may be used, and why not all of them."""
+        speed = self.learning.speed(host.name)
+        if not host.up:
+            return speed, 0, host.reason
+        load = host.load
+        if load is None:
+            return speed, host.slots, ""
+        slots, reasons = host.slots, []
+        cpus = load.cpus or host.slots
+        if load.foreign_cpus > FOREIGN_NOISE_CPUS:
+            left = max(0, int(cpus - load.foreign_cpus + 0.5))
+            if left < slots:
+                slots = left
+                reasons.append(f"{load.foreign_cpus:.1f} of {cpus} CPUs are in foreign use")
+        room = self._memory_room(host, load)
+        if room is not None and room < slots:
+            slots = room
+            reasons.append(f"memory for {room} compiles: {load.memory_free_mb:.0f} MB are free")
+        if load.cpu_pressure is not None and load.own_cpus + load.foreign_cpus < cpus - 0.5:
+            stalled = max(0.0, load.cpu_pressure - PRESSURE_NORMAL)
+            if stalled > 0.0:
+                speed *= 1.0 - stalled
+                reasons.append(f"tasks wait for a CPU {100 * load.cpu_pressure:.0f} % of the time")
+        if slots == 0:
+            reasons.insert(0, "out of use")
+        return speed, slots, "; ".join(reasons)
+
+    def _memory_room(self, host: Host, load: Load) -> int | None:
+        """Return how many compiles fit a host's memory, those counted that ran when it reported."""
+        if load.memory_free_mb is None:
+            return None
+        report = self._leases_at_report.get(host.name)
+        if report is None or report[0] is not load:
+            report = self._leases_at_report[host.name] = (load, len(host.leases))
+        needs_mb = max(
+            (self.learning.memory_mb(build.key[2]) for build in self._builds.values()),
+            default=self.learning.memory_mb(""),
+        )
+        return report[1] + max(0, int((load.memory_free_mb - MEMORY_RESERVE_MB) / needs_mb))
+
+    def _move_group(self, host: Host, signature: Signature) -> None:
+        """Put a host among those that the same requests may use."""
+        if host.name in self._signature_of:
+            self._leave_group(host.name)
+        place = self._places.get(host.name)
+        if place is None:
+            place = self._places[host.name] = Place(host, 1.0, 0)
+        self._signature_of[host.name] = signature
+        group = self._groups.get(signature)
+        if group is None:
+            group = self._groups[signature] = _Group()
+            group.places[host.name] = place
+            self._regroup()
+            return
+        group.places[host.name] = place
+        for view in group.views:
+            view.count(place, +1)
+            view.offer(place)
+
+    def _leave_group(self, name: str) -> None:
+        signature = self._signature_of.pop(name)
+        group = self._groups[signature]
+        place = group.places.pop(name)
+        place.stamp += 1
+        for view in group.views:
+            view.count(place, -1)
+        if not group.places:
+            del self._groups[signature]
+            self._regroup()
+
+    def _regroup(self) -> None:
+        """Make all views anew and put what waits into them: other kinds of hosts are here now."""
+        self._views = {}
+        for group in self._groups.values():
+            group.views = []
+        self._farm = self._view(frozenset(self._groups))
+        for build in self._builds.values():
+            waiting = [each for queue in build.queues.values() for each in queue.all()]
+            build.queues = {}
+            for each in sorted(waiting, key=lambda each: each.number):
+                each.queue = self._queue(build, each.request)
+                each.queue.put(each)
+            build.share_cache = (-1, -1, 0.0)
+        self._wake_all()
+
+    def _view(self, signatures: frozenset[Signature]) -> View:
+        view = self._views.get(signatures)
+        if view is None:
+            view = self._views[signatures] = View(signatures)
+            for signature in signatures:
+                group = self._groups[signature]
+                group.views.append(view)
+                for place in group.places.values():
+                    view.count(place, +1)
+                    view.offer(place)
+            for running in self._running.values():
+                if self._signature_of.get(running.lease.host.name) in signatures:
+                    self._serial += 1
+                    view.expect(running, self._serial)
+        return view
+
+    def _queue(self, build: Build, request: Request) -> Queue:
+        signatures = frozenset(signature for signature in self._groups if request.admits(signature))
+        key = (signatures, request.avoid)
+        queue = build.queues.get(key)
+        if queue is None:
+            queue = build.queues[key] = Queue(self._view(signatures), request.avoid)
+        return queue
+
+    # -- requests
+
+    def arrived(self, request: Request, now: float) -> None:
+        """See `Policy`."""
+        build = self._build_of(request, now)
+        build.arrive(request.source, now)
+        if build.outstanding == 0:
+            self._activate(build)
+        self._serial += 1
+        waiting = Waiting(
+            request,
+            build,
+            self._queue(build, request),
+            self.learning.cost(request.directory, request.source),
+            self._serial,
+            now,
+        )
+        self._waiting[request.id] = waiting
+        build.put(waiting)
+        free = waiting.queue.view.fastest_free(request.avoid)
+        waiting.at_once_speed = free.speed if free else waiting.queue.view.slowest_speed()
+        heappush(self._patience, (self._patience_ends(waiting, now), self._serial, waiting))
+        self._ready[build.key] = None
+
+    def withdrawn(self, request: Request, now: float) -> None:
+        """See `Policy`."""
+        build = self._unqueue(request)
+        build.last_event = now
+        self._rest_if_idle(build)
+
+    def granted(self, lease: Lease, now: float) -> None:
+        """See `Policy`."""
+        waiting = self._waiting[lease.request.id]
+        build = self._unqueue(lease.request)
+        place = self._places[lease.host.name]
+        cost = waiting.cost if waiting.cost is not None else build.typical(now)
+        running = Running(
+            lease, place, place.speed, now, cost, now + build.preprocess_s + cost / place.speed
+        )
+        self._running[lease.id] = running
+        build.start(running)
+        self._charge(build, cost)
+        self._expect(build, running)
+        place.busy += 1
+        self._offer(place)
+        build.credit = min(build.credit + STEPS_EARNED, STEPS_SAVED)
+
+    def ended(self, lease: Lease, outcome: Outcome, now: float) -> None:
+        """See `Policy`."""
+        running = self._running.pop(lease.id)
+        build = self._builds[_key(lease.request)]
+        whole = outcome.exit == 0 and not outcome.failed
+        work = build.end(running, now, whole)
+        running.end_s = -1.0  # its entries in heaps are out of date
+        self._charge(build, work - running.charged)
+        place = running.place
+        place.busy -= 1
+        self._offer(place)
+        if whole:
+            self._learn(lease, outcome, now)
+            if outcome.cpu_s is not None:
+                build.preprocessed(outcome.cpu_s)
+        build.credit = min(build.credit + STEPS_EARNED, STEPS_SAVED)
+        if build.waiting:
+            self._ready[build.key] = None
+        if self._running:
+            self._wake_below(class_index(place.speed))
+        else:
+            self._wake_all()
+        self._rest_if_idle(build)
+
+    def _learn(self, lease: Lease, outcome: Outcome, now: float) -> None:
+        """Learn from a compile that ran whole, on its first host, and as long as we saw it run."""
+        request, leased_s = lease.request, now - lease.granted
+        wall_s = outcome.wall_s if outcome.wall_s is not None else leased_s
+        if request.avoid or not 0.0 < wall_s <= leased_s + 1.0:
+            return
+        remote_s = wall_s - min(outcome.cpu_s or 0.0, 0.9 * wall_s)
+        for name in self.learning.observe(
+            request.directory, request.source, lease.host.name, remote_s, now
+        ):
+            place = self._places.get(name)
+            if place is not None:
+                self.host_changed(place.host, now)
+
+    def _build_of(self, request: Request, now: float) -> Build:
+        """Return the build that a request belongs to, which may begin with it."""
+        for key in list(self._over(now)):
+            self._close(key)
+        key = _key(request)
+        build = self._builds.get(key)
+        if build is None:
+            directory = request.directory
+            build = self._builds[key] = Build(
+                key, self.learning.outlook(directory), self.learning.jobs(directory)
+            )
+            build.credit = STEPS_SAVED
+            self._users.setdefault(request.user, _User()).builds += 1
+        self._idle.pop(key, None)
+        return build
+
+    def _over(self, now: float) -> Iterator[BuildKey]:
+        for key in self._idle:
+            if now - self._builds[key].last_event < OVER_AFTER_S:
+                return
+            yield key
+
+    def _close(self, key: BuildKey) -> None:
+        """Remember a build that is over, for the next one."""
+        del self._idle[key]
+        build = self._builds.pop(key)
+        self._ready.pop(key, None)
+        self.learning.build_ended(key[2], build.seen, build.most_outstanding)
+        user = self._users[key[0]]
+        user.builds -= 1
+        if not user.builds:
+            del self._users[key[0]]
+
+    def _activate(self, build: Build) -> None:
+        user = self._users[build.key[0]]
+        if not user.active:
+            user.served = max(user.served, self._served_floor)
+        user.active += 1
+        self._active += 1
+
+    def _rest_if_idle(self, build: Build) -> None:
+        if build.outstanding:
+            return
+        self._users[build.key[0]].active -= 1
+        self._active -= 1
+        self._idle[build.key] = None
+        if self._active:
+            self._wake_all()  # everybody's share grew
+
+    def _unqueue(self, request: Request) -> Build:
+        waiting = self._waiting.pop(request.id)
+        self._overdue.pop(request.id, None)
+        waiting.build.drop(waiting)
+        return waiting.build
+
+    def _charge(self, build: Build, work: float) -> None:
+        build.served += work
+        self._users[build.key[0]].served += work
+
+    # -- the decision
+
+    def next_grant(self, now: float) -> tuple[Request, Host] | None:
+        """See `Policy`."""
+        self._note_overdue(now)
+        while self._alarms and self._alarms[0][0] <= now:
+            self._ready[heappop(self._alarms)[1]] = None
+        if self._farm.fastest_free() is None:
+            return None
+        for waiting in self._overdue.values():
+            place = waiting.queue.view.fastest_free(waiting.queue.avoid)
+            if place is not None:
+                return waiting.request, place.host
+        while self._ready:
+            build = self._least_served()
+            if build is None:
+                return None
+            choice = self._choose(build, now)
+            if choice is not None:
+                return choice[0].request, choice[1].host
+            del self._ready[build.key]
+        return None
+
+    def next_deadline(self) -> float | None:
+        """See `Policy`."""
+        if not self._waiting:
+            return None
+        while self._patience and self._patience[0][2].request.id not in self._waiting:
+            heappop(self._patience)
+        due = self._patience[0][0] if self._patience else math.inf
+        if self._alarms:
+            due = min(due, self._alarms[0][0])
+        return None if due == math.inf else due
+
+    def hopeless(self, request: Request) -> str | None:
+        """See `Policy`."""
+        signatures = [signature for signature in self._groups if request.admits(signature)]
+        for signature in signatures:
+            for name, place in self._groups[signature].places.items():
+                if place.slots and name not in request.avoid:
+                    return None
+        if not self._farm.slots:
+            return "no host is available"
+        if any(
+            place.slots
+            for signature in signatures
+            for place in self._groups[signature].places.values()
+        ):
+            return "no host is left that was not to be avoided"
+        if request.type:
+            return f"no host of type {request.type}"
+        return f"no host with compiler {request.compiler}"
+
+    def ahead(self, request: Request) -> int:
+        """See `Policy`."""
+        return len(self._waiting) - 1
+
+    def standing(self, host: Host) -> Standing:
+        """See `Policy`."""
+        return self._standings.get(host.name) or Standing(None, host.reason)
+
+    def _least_served(self) -> Build | None:
+        """Return the ready build to ask first: the least served one of the least served user."""
+        best: Build | None = None
+        rank = (math.inf, math.inf)
+        for key in list(self._ready):
+            build = self._builds.get(key)
+            if build is None or not build.waiting:
+                del self._ready[key]
+                continue
+            own = (self._users[key[0]].served, build.served)
+            if own < rank:
+                best, rank = build, own
+        if best is not None:
+            self._served_floor = max(self._served_floor, rank[0])
+        return best
+
+    def _choose(self, build: Build, now: float) -> tuple[Waiting, Place] | None:
+        for queue in build.queues.values():
+            if not len(queue):
+                continue
+            place = queue.view.fastest_free(queue.avoid)
+            if place is None:
+                continue
+            fitting = self._fitting(build, queue, place.speed, now)
+            if fitting is not None:
+                return fitting, place
+            self._asleep.setdefault(class_index(place.speed), {})[build.key] = None
+            self._put_off(build, now)
+            if build.soonest:
+                heappush(self._alarms, (build.soonest[0][0] + EPSILON_S, build.key))
+        return None
+
+    def _fitting(self, build: Build, queue: Queue, speed: float, now: float) -> Waiting | None:
+        """Return the request of a queue that is to start now on a slot of that speed, if any is."""
+        if not build.warm:
+            return self._fitting_cold(build, queue, speed, now)
+        self._look_ahead(build, now)
+        known, unknown = queue.known, queue.unknown
+        typical = build.typical(now) if unknown else 0.0
+        limit = (self._rest_s(build, now, typical) * build.mode.limit + EPSILON_S) * speed
+        longest = known[-1][0] if known else typical
+        if longest > limit:
+            limit = max(limit, queue.view.no_sooner_elsewhere(speed, now))
+        if (known[0][0] if known else typical) > limit:
+            if unknown and typical <= limit:
+                return queue.oldest_unknown()
+            if build.held or self._running:
+                return None
+            return known[-1][2] if known else queue.oldest_unknown()
+        coming = build.outlook_sorted
+        if build.mode.hurry and known and coming and coming[-1] >= HURRY_FROM * longest:
+            return known[0][2]
+        if not known:
+            return queue.oldest_unknown()
+        best = queue.longest_within(limit)
+        if unknown and (best.cost or 0.0) < typical <= limit:
+            return queue.oldest_unknown()
+        return best
+
+    def _fitting_cold(self, build: Build, queue: Queue, speed: float, now: float) -> Waiting | None:
+        limit = self._limit_cold(build, speed, now)
+        if queue.unknown and build.typical(now) <= limit:
+            return queue.oldest_unknown()
+        if queue.known and queue.known[0][0] <= limit:
+            return queue.longest_within(limit)
+        if build.held:
+            return None
+        return queue.oldest_unknown() if queue.unknown else queue.known[-1][2]
+
+    def _limit_cold(self, build: Build, speed: float, now: float) -> float:
+        """Return the largest cost that may start on a slot of that speed in a first build."""
+        if not build.held:
+            return math.inf
+        top = self._farm.top_speed()
+        queued_s = build.outstanding * self._active / max(EPSILON_S, self._farm.power)
+        rest_s = build.typical(now) * (COLD_QUEUE * queued_s + COLD_FASTEST / top)
+        if build.refills:
+            rest_s += COLD_ELAPSED * (now - (build.begun or now))
+            spare = build.jobs * self._active < self._farm.slots
+            if spare and speed * COLD_SPREAD >= top:
+                return math.inf
+        return rest_s * speed
+
+    def _rest_s(self, build: Build, now: float, typical: float) -> float:
+        """Return R: no plan ends the rest of the build sooner, on the slots that it can have."""
+        self._put_off(build, now)
+        longest = work = 0.0
+        if build.outlook_sorted and build.still_expects(now):
+            longest = build.outlook_sorted[-1]
+            work = build.outlook_work
+        for queue in build.queues.values():
+            if queue.known and queue.known[-1][0] > longest:
+                longest = queue.known[-1][0]
+        work += build.waiting_work + build.unknown * typical
+        work += build.end_power - now * build.power
+        rest_s = max(work / self._share(build), longest / self._farm.top_speed())
+        trim(build.latest)
+        if build.latest:
+            rest_s = max(rest_s, -build.latest[0][0] - now)
+        return rest_s
+
+    def _share(self, build: Build) -> float:
+        """Return the summed speed of the slots that a build can hope for."""
+        version, jobs, power = build.share_cache
+        if version != self._farm.version or jobs != build.jobs:
+            power = self._farm.fastest_sum(build.jobs)
+            build.share_cache = (self._farm.version, build.jobs, power)
+        return max(EPSILON_S, min(power, self._farm.power / max(1, self._active)))
+
+    def _look_ahead(self, build: Build, now: float) -> None:
+        """Try some modes, as far as their steps are earned; after a round take the best."""
+        files = build.outstanding + len(build.outlook)
+        if self._active > 1 or files > LOOK_AHEAD_FILES:
+            build.mode, build.trials = STEADY, []
+            return
+        if not build.trials and build.credit < files * len(MODES):
+            return
+        rest: Rest | None = None
+        steps = 0
+        while build.credit >= files and steps + files <= max(STEPS_AT_ONCE, files):
+            if rest is None:
+                self._put_off(build, now)
+                rest = Rest(self._farm, build, now)
+            if not build.trials:
+                build.trials = [build.mode] + [mode for mode in MODES if mode != build.mode]
+                build.best, build.best_end_s = build.mode, math.inf
+            mode = build.trials.pop(0)
+            end_s = rest.play(mode, build.best_end_s)
+            if mode == build.mode:
+                build.best_end_s = now + (end_s - now) / SWITCH_GAIN
+            elif end_s < build.best_end_s - EPSILON_S:
+                build.best, build.best_end_s = mode, end_s
+            build.credit -= files
+            steps += files
+            if not build.trials:
+                build.mode = build.best
+                return
+
+    # -- patience
+
+    def _patience_ends(self, waiting: Waiting, now: float) -> float:
+        """Return until when a request may be passed over.
+
+        That is what it could have had when it came, and some turnovers of its own build's queue.
+        """
+        build = waiting.build
+        typical = build.typical(now) if build.unknown else 0.0
+        cost = waiting.cost if waiting.cost is not None else typical
+        queued_s = (build.waiting_work + build.unknown * typical) / self._share(build)
+        return waiting.arrived + cost / waiting.at_once_speed + PATIENCE * queued_s
+
+    def _note_overdue(self, now: float) -> None:
+        for _ in range(OVERDUE_AT_ONCE):
+            if not self._patience or self._patience[0][0] > now:
+                return
+            _, number, waiting = heappop(self._patience)
+            if self._waiting.get(waiting.request.id) is not waiting:
+                continue
+            if waiting.cost is None:  # how long it takes was a guess then, and by now more is known
+                ends = self._patience_ends(waiting, now)
+                if ends > now + EPSILON_S:
+                    heappush(self._patience, (ends, number, waiting))
+                    continue
+            self._overdue[waiting.request.id] = waiting
+
+    # -- expectations, and who is to be asked again
+
+    def _expect(self, build: Build, running: Running) -> None:
+        self._serial += 1
+        signature = self._signature_of.get(running.lease.host.name)
+        if signature is not None:
+            for view in self._groups[signature].views:
+                view.expect(running, self._serial)
+        build.expect(running, self._serial)
+
+    def _put_off(self, build: Build, now: float) -> None:
+        for running in build.overdue_leases(now):
+            self._expect(build, running)
+
+    def _offer(self, place: Place) -> None:
+        place.stamp += 1
+        signature = self._signature_of.get(place.host.name)
+        if signature is not None:
+            for view in self._groups[signature].views:
+                view.offer(place)
+
+    def _wake_below(self, index: int) -> None:
+        """A slot of this class came free: who refused a slower one may want it."""
+        for refused in [refused for refused in self._asleep if refused < index]:
+            self._ready.update(self._asleep.pop(refused))
+
+    def _wake_all(self) -> None:
+        self._asleep.clear()
+        self._ready.update((key, None) for key, build in self._builds.items() if build.waiting)
+
+
+def _key(request: Request) -> BuildKey:
+    return (request.user, request.builder, request.directory)

@@ -1,0 +1,199 @@
+"""The farm's slots by speed: what `earliest` looks at instead of the farm.
+
+Hosts whose speeds differ by less than 3 % are one class, so a farm of any size has at most a few
+dozen classes, and every question about speeds costs as much as there are classes. Within a class
+a heap has the hosts with a free slot, and another the expected ends of the busy ones; both may
+hold entries that are out of date, which are dropped when they come up.
+
+A `View` shows the hosts that one kind of request may use. Almost always that is all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import insort
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+
+from compilefarm.model import Host, Lease, Signature
+
+CLASS_RATIO = 1.03
+_LOG_RATIO = math.log(CLASS_RATIO)
+# A bit for each class says whether it may have something free; this is the bit of power index 1.
+_BIT_OF_SPEED_1 = 400
+
+
+@dataclass(slots=True, eq=False)
+class Place:
+    """A host as placement sees it: `slots` of `speed`, of which so many are `busy`.
+
+    `stamp` goes up with every change: entries in heaps with an older one are out of date.
+    """
+
+    host: Host
+    speed: float
+    slots: int
+    busy: int = 0
+    stamp: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """A lease and when it is expected to end; `end_s` is negative once it has."""
+
+    lease: Lease
+    place: Place
+    speed: float  # as it was when the lease began
+    start_s: float
+    charged: float  # the work that its user was charged for
+    end_s: float
+
+
+class SpeedClass:
+    """Places of near-equal speed, within one view."""
+
+    __slots__ = ("ends", "free", "index", "power", "slots", "speed")
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.slots = 0
+        self.power = 0.0  # the summed speed of the slots
+        self.speed = CLASS_RATIO**index  # of a slot, on average
+        self.free: list[tuple[float, float, int, int, Place]] = []
+        self.ends: list[tuple[float, int, Running]] = []
+
+
+def class_index(speed: float) -> int:
+    """Return the class of a speed; the higher, the faster."""
+    return max(-_BIT_OF_SPEED_1, round(math.log(speed) / _LOG_RATIO))
+
+
+def trim(ends: list[tuple[float, int, Running]]) -> None:
+    """Drop entries of a heap of ends (or negative ends) from its top until the top one is true."""
+    while ends and abs(ends[0][0]) != ends[0][2].end_s:
+        heappop(ends)
+
+
+class View:
+    """The places that requests of one kind may use: those of the hosts with one of `signatures`."""
+
+    def __init__(self, signatures: frozenset[Signature]) -> None:
+        self.signatures = signatures
+        self.classes: dict[int, SpeedClass] = {}
+        self.order: list[int] = []  # indices of classes, slowest first
+        self.version = 0  # of places, not of leases
+        self.slots = 0
+        self.power = 0.0
+        self._maybe_free = 0
+        self._serial = 0
+
+    def class_of(self, speed: float) -> SpeedClass:
+        """Return the class of a speed."""
+        index = class_index(speed)
+        found = self.classes.get(index)
+        if found is None:
+            found = self.classes[index] = SpeedClass(index)
+            insort(self.order, index)
+        return found
+
+    def count(self, place: Place, sign: int) -> None:
+        """Count a place's slots in (1) or out (-1); it must be as it was when counted in."""
+        speed_class = self.class_of(place.speed)
+        speed_class.slots += sign * place.slots
+        speed_class.power += sign * place.slots * place.speed
+        if speed_class.slots > 0:
+            speed_class.speed = speed_class.power / speed_class.slots
+        else:
+            speed_class.power = 0.0
+        self.slots += sign * place.slots
+        self.power += sign * place.slots * place.speed
+        self.version += 1
+
+    def offer(self, place: Place) -> None:
+        """Take note of a change of a place: what it has free is offered once, as of now."""
+        if place.busy >= place.slots:
+            return
+        speed_class = self.class_of(place.speed)
+        free = speed_class.free
+        self._serial += 1
+        in_use = place.busy / place.slots
+        heappush(free, (-place.speed, in_use, self._serial, place.stamp, place))
+        self._maybe_free |= 1 << (speed_class.index + _BIT_OF_SPEED_1)
+        if len(free) > 64 and len(free) > 4 * speed_class.slots:
+            free[:] = [entry for entry in free if entry[3] == entry[4].stamp]
+            heapify(free)
+
+    def fastest_free(self, avoid: frozenset[str] = frozenset()) -> Place | None:
+        """Return the fastest place with a free slot; among equals the one least in use."""
+        maybe_free = self._maybe_free
+        while maybe_free:
+            bit = maybe_free.bit_length() - 1
+            free = self.classes[bit - _BIT_OF_SPEED_1].free
+            aside = []
+            found = None
+            while free and found is None:
+                place = free[0][4]
+                if free[0][3] != place.stamp:
+                    heappop(free)
+                elif place.host.name in avoid:
+                    aside.append(heappop(free))
+                else:
+                    found = place
+            for entry in aside:
+                heappush(free, entry)
+            if found is not None:
+                return found
+            maybe_free ^= 1 << bit
+            if not free:
+                self._maybe_free ^= 1 << bit
+        return None
+
+    def fastest_sum(self, jobs: int) -> float:
+        """Return the summed speed of the `jobs` fastest slots."""
+        left, power = jobs, 0.0
+        for index in reversed(self.order):
+            speed_class = self.classes[index]
+            if speed_class.slots >= left:
+                return power + left * speed_class.speed
+            power += speed_class.power
+            left -= speed_class.slots
+        return power
+
+    def top_speed(self) -> float:
+        """Return the speed of the fastest class that has slots, busy or not; 1 if there is none."""
+        for index in reversed(self.order):
+            if self.classes[index].slots > 0:
+                return self.classes[index].speed
+        return 1.0
+
+    def slowest_speed(self) -> float:
+        """Return the speed of the slowest class that has slots; 1 if there is none."""
+        for index in self.order:
+            if self.classes[index].slots > 0:
+                return self.classes[index].speed
+        return 1.0
+
+    def expect(self, running: Running, serial: int) -> None:
+        """Take note of when a lease is expected to end."""
+        heappush(self.class_of(running.speed).ends, (running.end_s, serial, running))
+
+    def no_sooner_elsewhere(self, speed: float, now: float) -> float:
+        """Return the largest cost that no busy faster slot would finish sooner than a free one.
+
+        The free one has `speed`. Of a cost c, that is c / speed <= wait + c / faster, for every
+        class.
+        """
+        limit = math.inf
+        own = class_index(speed)
+        for index in reversed(self.order):
+            if index <= own:
+                break
+            speed_class = self.classes[index]
+            # A class whose hosts have left keeps no speed of its own.
+            if speed_class.speed <= speed:
+                continue
+            trim(speed_class.ends)
+            if speed_class.ends:
+                wait_s = max(0.0, speed_class.ends[0][0] - now)
+                limit = min(limit, wait_s / (1.0 / speed - 1.0 / speed_class.speed))
+        return 0.0 if limit == math.inf else limit

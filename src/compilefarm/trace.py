@@ -1,0 +1,150 @@
+"""Traces and load files: recorded builds and recorded owners, as the simulator reads them.
+
+A trace is a CSV file with one row a source file, in the order in which make asked for them;
+`compile_s` is the time that the file takes on a machine of power index 1. What host-server writes
+with --record is a trace too, with more columns. This module turns text into rows and names file,
+line and column where it cannot; it opens nothing.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+# A compile that took longer than a day is a clock that jumped.
+LONGEST_S = 86_400.0
+
+
+class TraceError(ValueError):
+    """A file is wrong; the text is `FILE:LINE: column NAME: reason`."""
+
+
+@dataclass(frozen=True, slots=True)
+class TracedFile:
+    """One source file: its name and what compiling it costs, in seconds at power index 1."""
+
+    source: str
+    cost_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TracedLease(TracedFile):
+    """One lease of a record: who had it in which directory, and when, in seconds."""
+
+    user: str
+    directory: str
+    arrived_s: float
+    granted_s: float
+    ended_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignLoad:
+    """From `at_s` on, so many CPUs of a host are in use by its owner."""
+
+    at_s: float
+    host: str
+    foreign_cpus: float
+
+
+def parse_trace(text: str, file: str) -> list[TracedFile]:
+    """Return the files of a trace, in its order; of a record, those whose compile was done.
+
+    Raises `TraceError` when there is none, a column is missing, or a number is none or not above 0.
+    """
+    rows = [
+        TracedFile(row.text("source"), row.number("compile_s", above=0.0))
+        for row in _rows(text, file, ("source", "compile_s"))
+        if row.is_done()
+    ]
+    if not rows:
+        raise TraceError(f"{file}:1: the trace has no files")
+    return rows
+
+
+def parse_record(text: str, file: str) -> list[TracedLease]:
+    """Return the leases of a record whose compile was done, in the order of arrival.
+
+    Raises `TraceError` as `parse_trace` does.
+    """
+    columns = ("source", "compile_s", "user", "dir", "arrived_s", "granted_s", "ended_s")
+    leases = [
+        TracedLease(
+            row.text("source"),
+            row.number("compile_s", above=0.0),
+            row.text("user"),
+            row.text("dir"),
+            row.number("arrived_s"),
+            row.number("granted_s"),
+            row.number("ended_s"),
+        )
+        for row in _rows(text, file, columns)
+        if row.is_done()
+    ]
+    if not leases:
+        raise TraceError(f"{file}:1: the record has no finished compile")
+    return sorted(leases, key=lambda lease: lease.arrived_s)
+
+
+def parse_load(text: str, file: str) -> list[ForeignLoad]:
+    """Return the changes of a load file (`time_s,host,foreign_cpus`), in the order of time.
+
+    Raises `TraceError` as `parse_trace` does.
+    """
+    changes = [
+        ForeignLoad(row.number("time_s"), row.text("host"), row.number("foreign_cpus"))
+        for row in _rows(text, file, ("time_s", "host", "foreign_cpus"))
+    ]
+    return sorted(changes, key=lambda change: change.at_s)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    where: str
+    values: dict[str, str]
+
+    def text(self, column: str) -> str:
+        value = self.values[column]
+        if not value:
+            raise TraceError(f"{self.where}: column {column}: is empty")
+        return value
+
+    def number(self, column: str, above: float | None = None) -> float:
+        value = self.values[column]
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            raise TraceError(f"{self.where}: column {column}: {value[:40]!r} is not a number")
+        if number < 0 or (above is not None and number <= above):
+            least = "0 or more" if above is None else f"above {above:g}"
+            raise TraceError(f"{self.where}: column {column}: {value[:40]} is not {least}")
+        if column.endswith("compile_s") and number > LONGEST_S:
+            raise TraceError(f"{self.where}: column {column}: {value[:40]} is over a day")
+        return number
+
+    def is_done(self) -> bool:
+        return self.values.get("ending", "done") == "done"
+
+
+def _rows(text: str, file: str, columns: tuple[str, ...]) -> Iterator[_Row]:
+    reader = csv.reader(text.splitlines(), strict=True)
+    try:
+        header = next(reader, None)
+        if not header or not any(header):
+            raise TraceError(f"{file}:1: the file is empty")
+        for column in columns:
+            if column not in header:
+                raise TraceError(f"{file}:1: column {column}: is missing")
+        for values in reader:
+            if not values:
+                continue
+            where = f"{file}:{reader.line_num}"
+            if len(values) != len(header):
+                raise TraceError(f"{where}: {len(values)} columns where {len(header)} are named")
+            yield _Row(where, dict(zip(header, (value.strip() for value in values), strict=True)))
+    except csv.Error as error:
+        raise TraceError(f"{file}:{reader.line_num}: {error}") from None
