@@ -251,12 +251,14 @@ class Farm:
         host.offered = declaration
         host.added = True
         host.failures = 0
+        host.failed_at = self._now  # what began before tells nothing about the host of now
         host.doubts.clear()
         host.lacks = frozenset()
         host.quarantined = False
         self._timers.clear(("probation", host.name))
         if host.silent:  # whoever adds a host without reports takes it at its declared power
             host.silent, host.load, host.load_at = False, None, None
+            self._timers.clear(("lost", host.name))
         self._end_drain(host, "it was added again meanwhile")
         self._apply_declarations(host)
 
