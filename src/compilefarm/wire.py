@@ -24,6 +24,8 @@ _NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?\Z")
 # Printable, and neither space nor percent. Whatever lies above ASCII may stand as it is, except
 # what a terminal or `str.split` would take for white space or a control.
 _PLAIN = re.compile(r"[!-$&-~\u00a1-\U0010ffff]*\Z")
+# A whole line in which every value is plain, as nearly every line is: then one look is enough.
+_PLAIN_LINE = re.compile(r"[a-z][a-z0-9_-]*+(?: [a-z][a-z0-9_-]*+=[!-$&-~\u00a1-\U0010ffff]*+)*+\Z")
 
 
 class WireError(ValueError):
@@ -93,7 +95,17 @@ def parse_line(line: bytes) -> Message:
         text = line.decode()
     except UnicodeDecodeError:
         raise WireError("the line is not UTF-8") from None
-    verb, *pairs = text.removesuffix("\r").split(" ")
+    text = text.removesuffix("\r")
+    verb, *pairs = text.split(" ")
+    if len(pairs) <= WORD_LIMIT and _PLAIN_LINE.match(text):
+        words = dict([pair.split("=", 1) for pair in pairs])
+        if len(words) == len(pairs):
+            return Message(verb, words)
+    return Message(verb, _read_words(verb, pairs))
+
+
+def _read_words(verb: str, pairs: list[str]) -> dict[str, str]:
+    """Return the words of a line that is not plain, or raise `WireError` to say what is wrong."""
     if not _NAME.match(verb):
         raise WireError("a line begins with a verb of the letters a to z")
     if len(pairs) > WORD_LIMIT:
@@ -108,7 +120,7 @@ def parse_line(line: bytes) -> Message:
         if not _PLAIN.match(value):
             value = _decoded(key, value)
         words[key] = value
-    return Message(verb, words)
+    return words
 
 
 def _decoded(key: str, value: str) -> str:
@@ -128,14 +140,14 @@ def format_line(verb: str, **words: object) -> bytes:
 
 
 def _encoded(value: object) -> str:
+    if isinstance(value, int):
+        return str(value)
     if isinstance(value, float):
         return f"{value:.6f}".rstrip("0").rstrip(".")
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return ",".join(
-            sorted(map(_encoded, value))
-            if isinstance(value, (set, frozenset))
-            else map(_encoded, value)
-        )
+    if isinstance(value, (set, frozenset)):
+        return ",".join(sorted(map(_encoded, value)))
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(_encoded, value))
     text = str(value)
     if _PLAIN.match(text):
         return text
