@@ -15,6 +15,7 @@ import errno
 import gc
 import ipaddress
 import logging
+import random
 import resource
 import signal
 import socket
@@ -59,12 +60,15 @@ from compilefarm.events import (
 )
 from compilefarm.farm import Farm
 from compilefarm.hosts_info import HostsInfoError, parse_hosts_info
+from compilefarm.learning import Learning
 from compilefarm.model import Declaration
 from compilefarm.monitor.web import application
 from compilefarm.placement import Policy
-from compilefarm.placement.tier import TierPolicy
+from compilefarm.placement.policies import POLICIES, make_policy
 from compilefarm.record import Recorder
+from compilefarm.state import StateError
 from compilefarm.wire import WireError
+from compilefarm.write_behind import WriteBehind
 
 BASE_PORT = 9714
 PORTS = 4
@@ -77,8 +81,6 @@ LOG_AGAIN_S = 60.0
 BACKLOG = 4096
 # A builder that lost its power is noticed by TCP keep-alive within about this time.
 KEEPALIVE_S = 15
-
-POLICIES: dict[str, Callable[[], Policy]] = {"tier": TierPolicy}
 
 log = logging.getLogger("host-server")
 
@@ -93,6 +95,7 @@ class HostServer:
         self.reporters: dict[str, LoadConnection] = {}
         self.overdue_at: dict[LineConnection, float] = {}
         self.recorder: Recorder | None = None
+        self.base_port = 0
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
         self._request_id = 0
@@ -287,6 +290,8 @@ class HostServer:
             "server": {
                 "version": __version__,
                 "uptime_s": round(self._loop.time() - self._started, 1),
+                "host": socket.gethostname(),
+                "base_port": self.base_port,
             },
             **self.farm.snapshot(),
         }
@@ -437,7 +442,16 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="serve this network; repeatable (default: loopback and private networks)",
     )
     parser.add_argument(
-        "--policy", choices=sorted(POLICIES), default="tier", help="how a compile gets its CPU"
+        "--policy",
+        choices=sorted(POLICIES),
+        default="earliest",
+        help="how a compile gets its CPU (default %(default)s)",
+    )
+    parser.add_argument(
+        "--state-dir",
+        type=Path,
+        metavar="DIR",
+        help="keep what is learned there (default: it is lost with the server)",
     )
     parser.add_argument(
         "--record", type=Path, metavar="FILE", help="write a CSV row for each compile, as it ends"
@@ -457,18 +471,25 @@ async def serve(options: argparse.Namespace) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     networks = tuple(options.allow) if options.allow else PRIVATE_NETWORKS
-    server = HostServer(POLICIES[options.policy](), AllowedNetworks(networks))
+    learning = Learning()
+    policy = make_policy(options.policy, learning, random.Random())
+    server = HostServer(policy, AllowedNetworks(networks))
     reload = asyncio.Event()
     loop.add_signal_handler(signal.SIGHUP, reload.set)
     async with contextlib.AsyncExitStack() as stack:
+        behind: WriteBehind | None = None
+        if options.state_dir is not None:
+            behind = await _recall(options.state_dir, learning, stack)
         if options.hosts_info is not None:
             await _read_first(server, options.hosts_info)
         if options.record is not None:
             server.recorder = _recorder(options.record, server.now(), stack)
-        base = await _listen(server, options, stack)
-        for work in (server.keep_time(), _reload_on_demand(server, options.hosts_info, reload)):
-            task = loop.create_task(work)
-            stack.callback(task.cancel)
+        base = server.base_port = await _listen(server, options, stack)
+        works = [server.keep_time(), _reload_on_demand(server, options.hosts_info, reload)]
+        if behind is not None:
+            works.append(behind.keep())
+        for work in works:
+            stack.callback(loop.create_task(work).cancel)
         where = ", ".join(options.bind or ["all addresses"])
         print(f"host-server {__version__} listening on {where} port {base}", flush=True)
         # What exists now lives as long as we do: let the collector not look at it with every grant.
@@ -516,6 +537,19 @@ async def _read_first(server: HostServer, path: Path) -> None:
     except OSError as error:
         raise StartError(f"cannot read {path}: {error.strerror}") from None
     log.info("%s lists %d hosts", path, count)
+
+
+async def _recall(
+    directory: Path, learning: Learning, stack: contextlib.AsyncExitStack
+) -> WriteBehind:
+    """Learn again from what was kept; return what is to go on keeping it."""
+    behind = WriteBehind(directory, learning)
+    try:
+        await behind.recall()
+    except StateError as error:
+        raise StartError(str(error)) from None
+    stack.push_async_callback(behind.close)
+    return behind
 
 
 async def _reload_on_demand(server: HostServer, path: Path | None, demand: asyncio.Event) -> None:

@@ -39,6 +39,7 @@ from compilefarm.events import (
 )
 from compilefarm.farm import Farm
 from compilefarm.hosts_info import HostsInfoError, parse_hosts_info
+from compilefarm.learning import Learning
 from compilefarm.model import DISTCC_PORT, Declaration, Lease, Load, Outcome, Request
 from compilefarm.placement import Policy
 from compilefarm.placement.policies import POLICIES, make_policy
@@ -536,7 +537,7 @@ def simulate(options: argparse.Namespace) -> dict[str, Any]:
                 raise TraceError(f"{options.load}: column host: {change.host} is not in the farm")
     chance = random.Random(options.seed)
     simulation = Simulation(
-        make_policy(options.policy, chance), declarations, load, options.noise, chance
+        make_policy(options.policy, Learning(), chance), declarations, load, options.noise, chance
     )
     results = [simulation.play(builds) for _ in range(options.builds)]
     return {
