@@ -148,10 +148,13 @@ class ProcDirectory:
         own: int = 0,
         waited: int = 0,
         started: int = 100,
+        resident_pages: int | None = None,
     ) -> None:
         """Set one process; its name is as hostile as the kernel allows."""
         fields = [state, parent, pid, session, 0, -1, 0, 0, 0, 0, 0]
         fields += [own, 0, waited, 0, 20, 0, 1, 0, started, 0]
+        if resident_pages is not None:
+            fields.append(resident_pages)
         self.write(f"{pid}/stat", f"{pid} (cc1) R 1 (\n) {' '.join(map(str, fields))}\n")
 
     def end(self, pid: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,6 +46,15 @@ def test_what_is_not_distccds_is_foreign(rig: Rig) -> None:
     assert report.distccd == "running"
     assert (report.memory_free_mb, report.memory_total_mb) == (1000, 2000)
     assert report.cpu_pressure == 0.25
+
+
+def test_the_largest_compile_tells_what_one_needs(rig: Rig) -> None:
+    pages_of_a_mb = 2**20 // os.sysconf("SC_PAGE_SIZE")
+    assert rig.read(1.0).compile_memory_mb is None
+    rig.proc.process(DISTCCD, 1, session=DISTCCD, resident_pages=900 * pages_of_a_mb)
+    for pid, resident_mb in ((21, 40), (22, 310)):
+        rig.proc.process(pid, DISTCCD, session=DISTCCD, resident_pages=resident_mb * pages_of_a_mb)
+    assert rig.read(2.0).compile_memory_mb == 310.0
 
 
 def test_a_window_lasts_from_report_to_report(rig: Rig) -> None:

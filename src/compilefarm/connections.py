@@ -365,6 +365,7 @@ def _load(message: Message) -> Load:
         cpus=message.integer("cpus", 0, low=1, high=SLOTS_LIMIT) or None,
         memory_free_mb=message.optional_number("memory_free_mb"),
         memory_total_mb=message.optional_number("memory_total_mb"),
+        compile_memory_mb=message.optional_number("compile_memory_mb"),
         cpu_pressure=message.optional_number("cpu_pressure", high=1.0),
         distccd=distccd,
     )

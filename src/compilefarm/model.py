@@ -66,6 +66,7 @@ class Load:
     cpus: int | None = None
     memory_free_mb: float | None = None
     memory_total_mb: float | None = None
+    compile_memory_mb: float | None = None  # of the largest compile that runs there
     cpu_pressure: float | None = None
     distccd: str = ""
 

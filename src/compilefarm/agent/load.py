@@ -42,6 +42,7 @@ class Report:
     foreign_cpus: float
     memory_free_mb: int | None
     memory_total_mb: int | None
+    compile_memory_mb: float | None
     cpu_pressure: float | None
     distccd: Distccd
 
@@ -135,6 +136,7 @@ class Meter:
             foreign_cpus=self._window_foreign_s / window_s,
             memory_free_mb=int(memory_mb[0]) if memory_mb else None,
             memory_total_mb=int(memory_mb[1]) if memory_mb else None,
+            compile_memory_mb=self._compile_memory_mb(),
             cpu_pressure=self._or_complain(self._machine.cpu_pressure, None),
             distccd=self._distccd(),
         )
@@ -170,6 +172,12 @@ class Meter:
             for load, damping_s in zip(self._damped, _DAMPING_S, strict=True)
         ]
         return self._damped[0], self._damped[1], self._damped[2]
+
+    def _compile_memory_mb(self) -> float | None:
+        """Return the memory of the largest compile that runs now; None where none does."""
+        root = self._tree.root_pid if self._tree else 0
+        held = [each.resident_mb for pid, each in self._members.items() if pid != root]
+        return max(held, default=0.0) or None
 
     def _distccd(self) -> Distccd:
         if self._tree is None:

@@ -21,6 +21,7 @@ from typing import Protocol
 from compilefarm.agent.processes import Process, ProcessSource, Unreadable
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUP = Path("/proc/self/cgroup")
 
@@ -119,6 +120,7 @@ class ProcMachine:
                 started_s=int(fields[19]) / _TICKS_PER_S,
                 own_cpu_s=(int(fields[11]) + int(fields[12])) / _TICKS_PER_S,
                 waited_cpu_s=(int(fields[13]) + int(fields[14])) / _TICKS_PER_S,
+                resident_mb=int(fields[21]) * _PAGE_MB if len(fields) > 21 else 0.0,
             )
         except OSError:
             return None  # it ended, before the file was opened or before it was read

@@ -39,6 +39,7 @@ class OtherUnix:
                     started_s=process.create_time(),
                     own_cpu_s=cpu.user + cpu.system,
                     waited_cpu_s=cpu.children_user + cpu.children_system,
+                    resident_mb=process.memory_info().rss / 2**20,
                 )
         except (psutil.Error, OSError):
             return None

@@ -61,7 +61,8 @@ class Process:
 
     `started_s` is when it began, on a clock of the system's own: with the pid it names the process
     for ever. `own_cpu_s` is CPU time that it used itself, `waited_cpu_s` the total of the children
-    that it has waited for. `state` is the letter that ps shows.
+    that it has waited for. `state` is the letter that ps shows, `resident_mb` the memory that it
+    holds.
     """
 
     pid: int
@@ -71,6 +72,7 @@ class Process:
     started_s: float
     own_cpu_s: float
     waited_cpu_s: float
+    resident_mb: float = 0.0
 
     @property
     def gone(self) -> bool:
