@@ -15,6 +15,7 @@ import errno
 import gc
 import ipaddress
 import logging
+import math
 import random
 import resource
 import signal
@@ -99,7 +100,8 @@ class HostServer:
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
         self._request_id = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_due = math.inf
         self._drains: dict[str, list[asyncio.Future[DrainEnded]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._logged_at: dict[str, float] = {}
@@ -131,9 +133,11 @@ class HostServer:
         for effect in effects:
             self._perform[type(effect)](effect)
         deadline = self.farm.next_deadline()
-        if deadline is not None and (self._timer is None or deadline < self._timer.when()):
+        if deadline is not None and deadline < self._timer_due:
             if self._timer is not None:
                 self._timer.cancel()
+            self._timer_due = deadline
+            # A handle without a time where the deadline is over already, so it is kept apart.
             self._timer = self._loop.call_at(deadline, self._time_passed)
 
     async def address_of(self, host: str, port: int, sender: str, sent_to: str) -> str:
@@ -230,6 +234,7 @@ class HostServer:
 
     def _time_passed(self) -> None:
         self._timer = None
+        self._timer_due = math.inf
         self.happen(TimePassed())
 
     async def keep_time(self) -> None:
