@@ -39,7 +39,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from compilefarm.agent.host_server import Address
 from compilefarm.agent.options import Parser, complain, directory, whole_number
-from compilefarm.demo import timeline
+from compilefarm.demo import children, timeline
 from compilefarm.demo.project import (
     Project,
     ProjectError,
@@ -113,6 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return demo.run(options.project, options.jobs, options.policy, keep=options.keep)
     except (DemoError, ProjectError) as error:
         return complain("demo-farm", error)
+    except OSError as error:
+        return complain("demo-farm", f"{error.filename}: {error.strerror}")
     except KeyboardInterrupt:
         complain("demo-farm", "interrupted; the farm is ended")
         return 128 + signal.SIGINT
@@ -156,7 +158,7 @@ class LoopbackFarm:
         self._work = work
         self._output = output
         self._policy = policy
-        self._server: subprocess.Popen[str] | None = None
+        self._server: children.Child | None = None
         self._enabled: list[list[str]] = []  # the options that say which host
 
     def __enter__(self) -> Self:
@@ -202,14 +204,8 @@ class LoopbackFarm:
         command += ["--policy", self._policy] if self._policy else []
         log = self._output / "host-server.log"
         with log.open("w") as errors:
-            self._server = subprocess.Popen(
-                command,
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                start_new_session=True,  # Ctrl-C is for us, who end it last
+            self._server = children.start(
+                command, self._environment, output=subprocess.PIPE, errors=errors
             )
         assert self._server.stdout is not None
         ready, _, _ = select.select([self._server.stdout], [], [], PATIENCE_S)
@@ -231,10 +227,11 @@ class LoopbackFarm:
             self._enabled.append(which)
             command = ["enable-host", *which, "--slots", str(host.slots)]
             command += ["--power-index", str(host.power_index), "--procfs", str(procfs)]
-            status, text = _run(command, self._environment)
-            if status == 0:
+            ran = children.run(command, self._environment)
+            if ran.returncode == 0:
                 return
             self._enabled.pop()
+            text = children.last_line(ran.stderr)
             # Somebody else may have taken the port since it was seen to be free.
             if attempt == PORTS_TO_TRY - 1 or "in use" not in text:
                 raise DemoError(f"the host {host.address} could not be enabled: {text}")
@@ -243,7 +240,7 @@ class LoopbackFarm:
         with _undisturbed():
             self._disable_hosts()
             if self._server is not None:
-                _end_process(self._server)
+                children.end(self._server)
                 assert self._server.stdout is not None
                 self._server.stdout.close()
                 self._server = None
@@ -251,9 +248,10 @@ class LoopbackFarm:
     def _disable_hosts(self) -> None:
         for which in self._enabled:
             self._keep_logs(which)
-            status, text = _run(["disable-host", *which, "--grace", "0"], self._environment)
-            if status != 0:
-                complain("demo-farm", f"a host could not be disabled: {text}")
+            ran = children.run(["disable-host", *which, "--grace", "0"], self._environment)
+            if ran.returncode != 0:
+                why = children.last_line(ran.stderr)
+                complain("demo-farm", f"a host could not be disabled: {why}")
         self._enabled.clear()
 
     def _keep_logs(self, which: list[str]) -> None:
@@ -277,9 +275,7 @@ class CompilerAtHome:
         self.directory = work / "at-home"
         self._log = work / "at-home.log"
         self.directory.mkdir()
-        machine = subprocess.run(
-            ["gcc", "-dumpmachine"], capture_output=True, text=True, check=False
-        ).stdout.strip()
+        machine = children.run(["gcc", "-dumpmachine"], {"PATH": path}).stdout.strip()
         for name in ("gcc", "g++"):
             # distcc calls the compiler by its full name where there is one.
             for full_name in (name, f"{machine}-{name}"):
@@ -358,10 +354,10 @@ class Demo:
             return libsodium(self._work, self._log, self._environment)
 
     def _jobs(self, environment: dict[str, str]) -> int:
-        status, text = _run(["gethost", "--jobs"], environment)
-        if status != 0 or not text.isdecimal():
-            raise DemoError(f"gethost --jobs failed: {text}")
-        return int(text)
+        ran = children.run(["gethost", "--jobs"], environment)
+        if ran.returncode != 0 or not ran.stdout.strip().isdecimal():
+            raise DemoError(f"gethost --jobs failed: {children.last_line(ran.stderr)}")
+        return int(ran.stdout)
 
     def _build(
         self, project: Project, farm: LoopbackFarm, environment: dict[str, str], jobs: int
@@ -375,16 +371,10 @@ class Demo:
         total = expected_compiles(project, make, "gethost distcc g", environment)
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("files"), TimeElapsedColumn())
         started_s = time.monotonic()
-        with self._log.open("ab") as log, Progress(*columns, console=self._console) as progress:
+        with self._log.open("a") as log, Progress(*columns, console=self._console) as progress:
             task = progress.add_task("", total=total)
-            process = subprocess.Popen(
-                make,
-                cwd=project.directory,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # a group that can be ended with all that is in it
+            process = children.start(
+                make, environment, output=log, errors=log, directory=project.directory
             )
             try:
                 while process.poll() is None:
@@ -392,7 +382,7 @@ class Demo:
                         process.wait(LOOK_S)
                     progress.update(task, completed=len(self._compiled(farm)))
             finally:
-                _end_process(process)
+                children.end(process)
             took_s = time.monotonic() - started_s
             files = len(self._compiled(farm))
             progress.update(task, completed=files, total=max(files, total or 0))
@@ -515,39 +505,6 @@ def _free_port(address: str) -> int:
             ) from None
         port: int = probe.getsockname()[1]
         return port
-
-
-def _run(command: Sequence[str], environment: dict[str, str]) -> tuple[int, str]:
-    """Run a command to its end; return its status, and its output or else its last error line."""
-    process = subprocess.Popen(
-        command,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
-    try:
-        output, errors = process.communicate()
-    except BaseException:
-        # Not at once with SIGKILL, as subprocess.run does: enable-host takes down what it began.
-        _end_process(process)
-        raise
-    text = output.strip() if process.returncode == 0 else errors.strip()
-    return process.returncode, (text.splitlines() or ["it said nothing"])[-1]
-
-
-def _end_process(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
-    """End a process that leads a group, and the group: kindly first, by force after a while."""
-    if process.poll() is None:
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(PATIENCE_S)
-                break
 
 
 def _last_line(log: Path) -> str:

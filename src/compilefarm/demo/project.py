@@ -22,11 +22,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from compilefarm.demo import children
+
 VERSION = "1.5.0"
 ARCHIVE = f"PyNaCl-{VERSION}.tar.gz"
 ARCHIVE_SHA256 = "8ac7448f09ab85811607bdd21ec2464495ac8b7c66d146bf545b0f08fb9220ba"
 SODIUM = f"PyNaCl-{VERSION}/src/libsodium"
-FETCH_TIMEOUT_S = 120
+FETCH_LIMIT_S = 120
 
 # pip prepares a package's metadata before it hands out its source, in an environment that it fills
 # with build tools first; half a minute for a file of 3 MB. With this in the place of those tools it
@@ -105,12 +107,10 @@ def libsodium(directory: Path, log: Path, environment: Mapping[str, str]) -> Pro
         raise ProjectError(f"{archive} cannot be unpacked: {error}") from None
     source = directory / SODIUM
     command = ["./configure", "--disable-shared", "--disable-dependency-tracking", "CC=gcc"]
-    with log.open("ab") as output:
-        status = subprocess.run(
-            command, cwd=source, env=environment, stdout=output, stderr=output, check=False
-        ).returncode
-    if status != 0:
-        raise ProjectError(f"libsodium's configure failed with status {status}, see {log}")
+    ran = children.run(command, environment, source)
+    log.write_text(ran.stdout + ran.stderr)
+    if ran.returncode != 0:
+        raise ProjectError(f"libsodium's configure failed with status {ran.returncode}, see {log}")
     return Project("libsodium", source)
 
 
@@ -118,16 +118,7 @@ def expected_compiles(
     project: Project, make: list[str], compiler: str, environment: Mapping[str, str]
 ) -> int | None:
     """Return how many compiles a make command is going to run; None where make cannot say."""
-    told = subprocess.run(
-        [*make, "--dry-run"],
-        cwd=project.directory,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        errors="replace",
-        check=False,
-    )
+    told = children.run([*make, "--dry-run"], environment, project.directory)
     compiles = sum(compiler in line and " -c " in line for line in told.stdout.splitlines())
     return compiles or None
 
@@ -144,12 +135,10 @@ def check_libsodium(project: Project, environment: Mapping[str, str]) -> str:
     program = check.with_suffix("")
     link: list[str | Path] = ["gcc", "-o", program, check, f"-I{include}", library, "-lpthread"]
     for command in (link, [program]):
-        ran = subprocess.run(
-            command, env=environment, capture_output=True, text=True, errors="replace", check=False
-        )
+        ran = children.run(command, environment)
         if ran.returncode != 0:
-            last = (ran.stderr.strip().splitlines() or [f"status {ran.returncode}"])[-1]
-            raise ProjectError(f"the library that was built does not work: {last}")
+            why = f"status {ran.returncode}, {children.last_line(ran.stderr)}"
+            raise ProjectError(f"the library that was built does not work: {why}")
     return ran.stdout.strip()
 
 
@@ -184,18 +173,11 @@ def _fetch(directory: Path) -> Path:
     command += ["--retries", "1", "--timeout", "10", "--dest", str(directory), f"PyNaCl=={VERSION}"]
     last = ""
     with contextlib.suppress(subprocess.TimeoutExpired):
-        ran = subprocess.run(
-            command,
-            env=os.environ | {"PYTHONPATH": str(backend.parent)},
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=FETCH_TIMEOUT_S,
-            check=False,
-        )
+        environment = os.environ | {"PYTHONPATH": str(backend.parent)}
+        ran = children.run(command, environment, limit_s=FETCH_LIMIT_S)
         if ran.returncode == 0 and (directory / ARCHIVE).is_file():
             return directory / ARCHIVE
-        last = (ran.stderr.strip().splitlines() or [""])[-1]
+        last = children.last_line(ran.stderr)
     if "No module named pip" in last:
         raise ProjectError(f"{sys.executable} has no pip to fetch {ARCHIVE} with; install it")
     raise ProjectError(
