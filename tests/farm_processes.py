@@ -55,8 +55,10 @@ class Client:
             return ""
 
     def hears(self, verb: str) -> Message:
-        """Wait for a message, which has this verb."""
+        """Wait for a message, which has this verb; a `wait` may come before any other."""
         line = self.line()
+        while verb != "wait" and line.startswith("wait "):
+            line = self.line()
         assert line, f"the server closed, and said no {verb}"
         message = parse_line(line.encode())
         assert message.verb == verb, line

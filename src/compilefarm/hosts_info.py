@@ -40,7 +40,7 @@ def parse_hosts_info(text: str, file: str) -> tuple[Declaration, ...]:
     """
     declarations: dict[str, Declaration] = {}
     line_of: dict[str, int] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         words = line.partition("#")[0].split()
         if not words:
             continue

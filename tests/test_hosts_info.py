@@ -1,0 +1,123 @@
+"""hosts-info: what may be written there, and how precisely a wrong line is named."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compilefarm.hosts_info import HostsInfoError, parse_hosts_info, split_host
+from compilefarm.model import Declaration
+
+
+def test_the_file_of_2004_can_be_read() -> None:
+    text = (
+        "# the farm\n\nlinux1\t4   15\n  linux2 2 8  # Bob's desk\r\n192.168.0.7 1 1\nsun-a 2 4.5"
+    )
+    assert parse_hosts_info(text, "hosts") == (
+        Declaration("linux1", None, 4, 15.0),
+        Declaration("linux2", None, 2, 8.0),
+        Declaration("192.168.0.7", None, 1, 1.0),
+        Declaration("sun-a", None, 2, 4.5),
+    )
+
+
+def test_more_words_may_follow() -> None:
+    [one] = parse_hosts_info("a:4001 2 3 types=x,y compilers=gcc address=::1 pinned static=no", "h")
+    assert one == Declaration(
+        "a",
+        4001,
+        2,
+        3.0,
+        types=frozenset({"x", "y"}),
+        compilers=frozenset({"gcc"}),
+        address="::1",
+        pinned=True,
+    )
+    [one] = parse_hosts_info("[fd00::1]:4001 2 3 static actual=2.5", "h")
+    assert (one.name, one.static, one.actual_power_index) == ("[fd00::1]:4001", True, 2.5)
+    assert parse_hosts_info("a 2 3 port=4001", "h")[0].name == "a:4001"
+
+
+def test_one_machine_may_have_several_distccds() -> None:
+    hosts = parse_hosts_info("a 1 1\na:4001 1 1", "h")
+    assert [host.name for host in hosts] == ["a", "a:4001"]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("desk1", "expected HOST CPUS POWER-INDEX"),
+        ("desk1 4", "expected HOST CPUS POWER-INDEX"),
+        ("desk1 four 1", "number of CPUs is 'four'"),
+        ("desk1 0 1", "number of CPUs is '0'"),
+        ("desk1 -4 1", "number of CPUs is '-4'"),
+        ("desk1 2.5 1", "number of CPUs is '2.5'"),
+        ("desk1 4097 1", "number of CPUs is '4097'"),
+        ("desk1 ٤ 1", "number of CPUs"),
+        ("desk1 4 fast", "power index is 'fast'"),
+        ("desk1 4 0", "power index is '0'"),
+        ("desk1 4 nan", "power index is 'nan'"),
+        ("desk1 4 1e3", "power index is '1e3'"),
+        ("desk1 4 10001", "power index is '10001'"),
+        ("desk_1/ 4 1", "neither a host name nor an address"),
+        ("[::1 4 1", "is no host"),
+        ("desk1: 4 1", "lacks its port"),
+        ("desk1:0 4 1", "ports are 1 to 65535"),
+        ("desk1:99999 4 1", "ports are 1 to 65535"),
+        ("desk1:4001 4 1 port=4001", "the port is given twice"),
+        ("desk1 4 1 colour=blue", "unknown word 'colour=blue'; known are"),
+        ("desk1 4 1 types=a types=b", "types comes twice"),
+        ("desk1 4 1 types=a,,b", "types is 'a,,b'"),
+        ("desk1 4 1 pinned=maybe", "pinned is 'maybe'; it is yes or no"),
+        ("desk1 4 1 address=desk1", "address is 'desk1'; it is an IP address"),
+        ("linux1 4 1", "linux1 is on line 2 already"),
+        ("linux1:3632 4 1", "linux1 is on line 2 already"),
+    ],
+)
+def test_a_wrong_line_is_named_by_file_line_and_reason(line: str, reason: str) -> None:
+    text = f"# comment, with a form feed \f and a separator \u2028\nlinux1 1 1\n{line}\n"
+    with pytest.raises(HostsInfoError) as caught:
+        parse_hosts_info(text, "etc/hosts-info")
+    assert str(caught.value).startswith("etc/hosts-info:3: ")
+    assert reason in str(caught.value)
+
+
+@given(st.text() | st.text(st.sampled_from("desk14 .:[]#=\n\t,pinstaco")))
+def test_any_text_is_hosts_or_one_error(text: str) -> None:
+    try:
+        declarations = parse_hosts_info(text, "h")
+    except HostsInfoError as error:
+        reason = str(error)
+        assert reason.startswith("h:")
+        assert "\n" not in reason
+    else:
+        assert len({each.name for each in declarations}) == len(declarations)
+
+
+@given(st.text(st.sampled_from("desk14.:[]%-")) | st.text())
+def test_any_text_is_a_host_or_an_error(text: str) -> None:
+    try:
+        host, port = split_host(text)
+    except ValueError as error:
+        reason = str(error)
+        assert reason
+    else:
+        assert host
+        assert port is None or 0 < port < 65536
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("desk1", "desk1", None),
+        ("desk1.example.org.", "desk1.example.org.", None),
+        ("desk1:4001", "desk1", 4001),
+        ("10.0.0.1:4001", "10.0.0.1", 4001),
+        ("fd00::1", "fd00::1", None),
+        ("[fd00::1]", "fd00::1", None),
+        ("[fd00::1]:4001", "fd00::1", 4001),
+    ],
+)
+def test_hosts_are_written_in_these_ways(text: str, host: str, port: int | None) -> None:
+    assert split_host(text) == (host, port)

@@ -1,0 +1,93 @@
+"""docs/protocol.md is normative: its conversations are played, and its tables are looked up.
+
+A block that opens with ```session PORT is a conversation on that port. `C:` is what the client
+sends, `S:` what the server answers, `*` stands for any value, and `(close)` for the server's close.
+Each is played against a server of its own, which has one host: desk1, on host-server's own machine,
+with 2 slots.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from farm_processes import LOADS, REQUESTS, STATUS, HostServer
+
+from compilefarm.wire import LINE_LIMIT_BYTES, WORD_LIMIT, format_line, parse_line
+
+ROOT = Path(__file__).parent.parent
+DOCUMENT = (ROOT / "docs" / "protocol.md").read_text()
+PORTS = {"request": REQUESTS, "load": LOADS, "status": STATUS}
+SESSIONS = re.findall(r"^```session (\w+)\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
+SOURCES = "".join(
+    path.read_text()
+    for directory in ("compilefarm", "gethost")
+    for path in (ROOT / "src" / directory).rglob("*.[pc]*")
+    if path.suffix in (".py", ".c")
+)
+# The first column of the tables: `verb` or `verb key=X key=Y`, and lists of `key`s.
+FIRST_COLUMN = re.findall(r"^\| (`[a-z].*?) \|", DOCUMENT, re.MULTILINE)
+CODE = [code for cell in FIRST_COLUMN for code in re.findall(r"`([^`]+)`", cell)]
+VERBS = {code.split()[0] for code in CODE if not code.startswith("own")}
+KEYS = set(re.findall(r"\b([a-z][a-z0-9_]*)=[A-Z]", DOCUMENT))
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[HostServer]:
+    hosts_info = tmp_path / "hosts-info"
+    hosts_info.write_text("desk1 2 1 address=127.0.0.1 static\n")
+    with HostServer(tmp_path, "--hosts-info", hosts_info) as server:
+        yield server
+
+
+def matches(line: str, pattern: str) -> bool:
+    """Whether a line is what the document says, with `*` for any value."""
+    said, expected = parse_line(line.encode()), parse_line(pattern.encode())
+    return (said.verb, said.words.keys()) == (expected.verb, expected.words.keys()) and all(
+        value in ("*", said.words[key]) for key, value in expected.words.items()
+    )
+
+
+def test_the_document_has_conversations_on_every_port() -> None:
+    assert {port for port, _ in SESSIONS} == set(PORTS)
+    assert len(SESSIONS) == DOCUMENT.count("```session")
+
+
+@pytest.mark.parametrize(
+    ("port", "lines"), SESSIONS, ids=[f"{n}-{port}" for n, (port, _) in enumerate(SESSIONS)]
+)
+def test_a_conversation_goes_as_documented(server: HostServer, port: str, lines: str) -> None:
+    with server.connect(PORTS[port]) as client:
+        for line in lines.splitlines():
+            speaker, _, text = line.partition(": ")
+            if speaker == "C":
+                client.say(text)
+            elif text == "(close)":
+                assert client.line() == ""
+            else:
+                assert speaker == "S", line
+                said = client.line()
+                while said.startswith("wait "):  # it may come before any answer to a request
+                    said = client.line()
+                assert matches(said, text), f"{said!r} is not {text!r}"
+
+
+@pytest.mark.parametrize("word", sorted(VERBS | KEYS))
+def test_every_verb_and_key_is_in_the_code(word: str) -> None:
+    """As a string of its own, or as the name of an argument of `send`."""
+    assert re.search(rf'"{word}"|\b{word}=|"{word} ', SOURCES), word
+
+
+def test_the_numbers_of_the_document_are_the_codes() -> None:
+    assert f"at most {LINE_LIMIT_BYTES} bytes" in DOCUMENT
+    assert f"At most {WORD_LIMIT} words" in DOCUMENT
+
+
+def test_what_is_looked_for_is_found() -> None:
+    assert {"request", "lease", "failed", "load", "drain", "networks"} <= VERBS
+    assert {"grace_s", "power_index", "wall_s"} <= KEYS
+    assert matches(format_line("lease", id=4, host="desk1")[:-1].decode(), "lease id=* host=desk1")
+    assert not matches("lease id=4 host=desk2", "lease id=* host=desk1")
+    assert not matches("lease id=4 host=desk1 port=1", "lease id=* host=desk1")
