@@ -21,14 +21,12 @@ import errno
 import os
 import select
 import shutil
-import signal
 import socket
 import sys
 import time
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from types import FrameType
 
 from compilefarm.agent.host_server import (
     STATUS_MESSAGES,
@@ -44,6 +42,7 @@ from compilefarm.agent.options import (
     Parser,
     complain,
     directory,
+    end_tidily_on_a_signal,
     host_address,
     seconds,
     this_host,
@@ -84,11 +83,17 @@ def enable_host(arguments: Sequence[str] | None = None) -> int:
         help=f"distccd's niceness, 0 to 19 (default: {NICE_DEFAULT})",
     )
     parser.add_argument(
+        "--no-measure",
+        dest="measure",
+        action="store_false",
+        help="without --power-index, do not measure how fast this machine is",
+    )
+    parser.add_argument(
         "--procfs", type=directory, metavar="DIR", help="let loadavg read this instead of /proc"
     )
     options = parser.parse_args(arguments)
     candidates = parser.servers(options)
-    _end_tidily_on_a_signal()
+    end_tidily_on_a_signal()
     try:
         print(Enabling(options, candidates).run())
     except (RunError, Refused) as error:
@@ -110,7 +115,7 @@ def disable_host(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.server:
         parser.servers(options)  # a mistyped one is told of before anything is stopped
-    _end_tidily_on_a_signal()
+    end_tidily_on_a_signal()
     try:
         print(_disable(options))
     except RunError as error:
@@ -150,10 +155,22 @@ class Enabling:
                 "distccd is not installed; install the package distcc (on Fedora distcc-server)"
             )
         self._check_port()
+        self._measure()
         distccd = run.start("distccd", [program, *self._distccd_options()], _environment())
         self._await_listening(run)
         run.remember("servers", ",".join(map(str, self._candidates)))
         return self._start_loadavg(run, self._loadavg_command(distccd.pid))
+
+    def _measure(self) -> None:
+        """Find out the power index where none is given, before the farm's compiles disturb that."""
+        options = self._options
+        # Another machine's /proc stands for another machine, whose speed is not to be had here.
+        if options.power_index is None and options.measure and options.procfs is None:
+            from compilefarm.agent.power_index import power_index
+
+            options.power_index = power_index(
+                options.slots, lambda line: complain("enable-host", line)
+            )
 
     def _distccd_options(self) -> list[str]:
         options = ["--no-detach", "--daemon", "--log-stderr", "--log-level", "warning"]
@@ -391,11 +408,3 @@ def _network(text: str) -> Network:
         return ip_network(text, strict=False)
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}' is not a network such as 10.0.0.0/8") from None
-
-
-def _end_tidily_on_a_signal() -> None:
-    def end(number: int, _frame: FrameType | None) -> None:
-        sys.exit(128 + number)
-
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, end)

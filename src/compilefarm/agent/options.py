@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import argparse
 import math
+import signal
 import socket
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 from compilefarm import __version__
@@ -119,3 +121,16 @@ def complain(program: str, message: object) -> int:
     """Print one line on standard error; return the exit status of a program that failed, 1."""
     print(f"{program}: {message}", file=sys.stderr, flush=True)
     return 1
+
+
+def end_tidily_on_a_signal() -> None:
+    """Let SIGTERM, SIGINT and SIGHUP end the program as an exception does, with 128 + its number.
+
+    So what a program began is undone on its way out.
+    """
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, end)

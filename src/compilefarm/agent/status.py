@@ -8,6 +8,7 @@ distccd or of load: `enable-host` is the program that also makes true what `addh
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from compilefarm.agent.host_server import (
     STATUS_MESSAGES,
@@ -35,11 +36,19 @@ def addhost(arguments: Sequence[str] | None = None) -> int:
 
         options.slots = available_cpus()
     host = options.host or this_host()
+    return add("addhost", candidates, host, **host_words(options))
+
+
+def add(program: str, candidates: Sequence[Address], host: Address, **words: Any) -> int:
+    """Tell host-server that a host is available, and the user what came of it.
+
+    `words` are those of the message, beside the host's name and port. Returns the exit status.
+    """
     try:
         with Connection(candidates, STATUS_MESSAGES, speaking_for=host.host) as server:
-            answer = server.ask("add", host=host.host, port=host.port, **host_words(options))
+            answer = server.ask("add", host=host.host, port=host.port, **words)
     except (Refused, Unreachable) as error:
-        return complain("addhost", f"{host} was not added: {error}")
+        return complain(program, f"{host} was not added: {error}")
     print(added(host, answer))
     return 0
 
