@@ -1,5 +1,4 @@
-"""The farm against a tiny model of its own: whatever happens, in whatever order, the books are
-right.
+"""The farm against a tiny model of its own: whatever happens, the books are right.
 
 The model knows only what it was told: which requests wait, which have a slot and on which host.
 It is written from the protocol's promises and not from the farm's code, so that both are unlikely
