@@ -389,7 +389,7 @@ def test_clients_that_vanish_while_they_wait(server: HostServer) -> None:
 
 
 def test_a_deadline_that_is_over_already_does_no_harm(server: HostServer) -> None:
-    """uvloop's timers know no time where they are due at once."""
+    """The timers of uvloop know no time where they are due at once."""
     holders = [server.connect() for _ in range(8)]
     for client in holders:
         client.say("request user=ada")
