@@ -32,6 +32,7 @@ ENTRY_POINTS = {
     "loadavg": "compilefarm.agent.loadavg:main",
     "enable-host": "compilefarm.agent.enable:enable_host",
     "disable-host": "compilefarm.agent.enable:disable_host",
+    "power-index": "compilefarm.agent.power_index:main",
 }
 T = TypeVar("T")
 
