@@ -8,12 +8,11 @@ would confirm whatever that host was believed to be; a Kalman filter over costs 
 in this way, and was dropped for it.)
 
 The fit is a robust mean: the median first, then Huber's weights about it, with the declared power
-index as one more observation, `PRIOR_SD` wide. Where files have been seen on one host only, they
-are compared with the typical file, and believed only where they contradict strongly: this
-unmasks, within one cold build, a host that is off by a factor of three. Each compile refits its
-own host and one other in turn, so that corrections travel round the farm at a bounded cost. The
-scale that costs and speeds share cannot be known from times; the declared power indices hold it,
-and only ratios matter.
+index as one more observation, `PRIOR_SD` wide. A file that was seen on one host only says nothing
+of that host. (To compare it with the typical file, as a stand-in, misleads: a good placement gives
+the slow hosts the short files.) Each compile refits its own host and one other in turn, so that
+corrections travel round the farm at a bounded cost. The scale that costs and speeds share cannot
+be known from times; the declared power indices hold it, and only ratios matter.
 
 It forgets slowly: only the latest compiles count, and each counts for less as it ages, which is
 also what makes a host that has not been used for long uncertain again. Wild times (`wild`) change
@@ -33,12 +32,9 @@ from typing import NamedTuple
 # Standard deviations of natural logarithms: 0.1 is 10 %.
 NOISE_SD = 0.12  # of one compile about its file's cost
 PRIOR_SD = 1.0  # of a declared power index: factors of 3 do occur
-FILE_SD = 1.3  # of a file about the typical file
-CONTRADICTS = 3.0  # deviations from which the typical file is believed
 HUBER = 2.0  # deviations beyond which a surprise counts for less
 COMPILES_OF_FILE = 5
 COMPILES_OF_HOST = 48
-FILES_TO_HAVE_A_TYPICAL_ONE = 20
 AGEING_PER_S = 0.10**2 / (7 * 86_400.0)  # variance gained: 10 % after a week
 # A speed that moved less than this is not worth telling.
 TOLD_FROM = 0.02
@@ -76,7 +72,6 @@ class _Seen:
 
 @dataclass(slots=True, eq=False)
 class _File:
-    directory: _Directory
     seen: deque[_Seen] = field(default_factory=lambda: deque(maxlen=COMPILES_OF_FILE))
 
 
@@ -97,7 +92,6 @@ class _Directory:
     """What is remembered of the builds in one directory."""
 
     files: dict[str, _File] = field(default_factory=dict)
-    log_cost_sum: float = 0.0  # over the files, each as it was first seen
     last_build: dict[str, None] = field(default_factory=dict)  # sources, in the order of asking
     jobs: int = 0
     memory_mb: float = 0.0
@@ -251,8 +245,7 @@ class Learning:
         log_s = math.log(compiled.took_s)
         file = directory.files.get(compiled.source)
         if file is None:
-            file = directory.files[compiled.source] = _File(directory)
-            directory.log_cost_sum += log_s + host.mean
+            file = directory.files[compiled.source] = _File()
             self._files += 1
             self._forget_oldest()
         seen = _Seen(file, host, log_s, compiled.at)
@@ -292,7 +285,6 @@ class Learning:
         if host.pinned:
             return
         says: list[tuple[float, float]] = []  # a speed and its variance
-        alone: list[float] = []
         for seen in host.seen:
             total = weights = 0.0
             for other in seen.file.seen:
@@ -304,10 +296,6 @@ class Learning:
                 age_s = max(0.0, now - seen.at)
                 variance = NOISE_SD**2 + 1.0 / weights + AGEING_PER_S * age_s
                 says.append((total / weights - seen.log_s, variance))
-            elif len(seen.file.seen) == 1:
-                directory = seen.file.directory
-                if len(directory.files) >= FILES_TO_HAVE_A_TYPICAL_ONE:
-                    alone.append(directory.log_cost_sum / len(directory.files) - seen.log_s)
         precision = 1.0 / PRIOR_SD**2
         total = host.declared * precision
         if says:
@@ -315,12 +303,6 @@ class Learning:
             for value, variance in says:
                 off = abs(value - median) / math.sqrt(variance)
                 weight = (1.0 if off <= HUBER else HUBER / off) / variance
-                total += weight * value
-                precision += weight
-        if len(alone) >= 3:
-            weight = len(alone) / FILE_SD**2
-            value = sum(alone) / len(alone)
-            if abs(value - total / precision) >= CONTRADICTS / math.sqrt(weight):
                 total += weight * value
                 precision += weight
         host.mean = total / precision

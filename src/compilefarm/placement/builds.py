@@ -8,6 +8,7 @@ needs are kept up to date, so that none has to be worked out.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right, insort
 from dataclasses import dataclass
 from heapq import heappop, heappush
@@ -20,6 +21,11 @@ BuildKey = tuple[str, str, str]  # user, builder, directory
 
 # After so long without a request and a lease, the next request begins another build.
 OVER_AFTER_S = 10.0
+# A make -jN asks for its first N compiles within some milliseconds. Which of them goes first, and
+# where, is settled only when for so long no more has come, or so long after the first.
+GATHER_S = 0.002
+GATHER_COMPLETE_S = 0.0002  # when as many have come as the last build had at once
+GATHER_AT_MOST_S = 0.02
 # A build that no longer refills, for so long, is taken to have nothing more to come.
 STALLED_AFTER_S = 1.0
 # A lease past its expected end is taken to need this part of its age again: the longer it took, the
@@ -111,6 +117,8 @@ class Build:
         )  # most outstanding at once, now or in the last build: its -j, as seen
         self.most_outstanding = 0
         self.begun: float | None = None
+        self.gathers_until = -math.inf
+        self.remembered_jobs = jobs
         self.last_arrival = 0.0
         self.last_event = 0.0
         self.served = 0.0
@@ -157,7 +165,7 @@ class Build:
         self.seen[source] = None
         self.last_arrival = self.last_event = now
         if self.begun is None:
-            self.begun = now
+            self.begun = self.gathers_until = now
         cost = self.outlook.pop(source, None)
         if cost is not None:
             del self.outlook_sorted[bisect_left(self.outlook_sorted, cost)]
@@ -173,6 +181,17 @@ class Build:
         waiting.queue.put(waiting)
         self.most_outstanding = max(self.most_outstanding, self.outstanding)
         self.jobs = max(self.jobs, self.most_outstanding)
+
+    def gather(self, request: Request, now: float) -> None:
+        """Settle until when the build's first requests wait for those that come with them."""
+        if self.begun is None or now > self.gathers_until:
+            return
+        if request.wait_s == 0:  # it is refused if it is not granted now
+            self.gathers_until = -math.inf
+        else:
+            complete = self.outstanding >= self.remembered_jobs > 0
+            gather_s = GATHER_COMPLETE_S if complete else GATHER_S
+            self.gathers_until = min(now + gather_s, self.begun + GATHER_AT_MOST_S)
 
     def drop(self, waiting: Waiting) -> None:
         """Take a request out of its queue."""

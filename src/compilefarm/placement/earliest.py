@@ -191,6 +191,9 @@ class EarliestPolicy:
         report = self._leases_at_report.get(host.name)
         if report is None or report[0] is not load:
             report = self._leases_at_report[host.name] = (load, len(host.leases))
+            if load.compile_memory_mb is not None:
+                for directory in {lease.request.directory for lease in host.leases.values()}:
+                    self.learning.observe_memory(directory, load.compile_memory_mb)
         needs_mb = max(
             (self.learning.memory_mb(build.key[2]) for build in self._builds.values()),
             default=self.learning.memory_mb(""),
@@ -288,7 +291,11 @@ class EarliestPolicy:
         free = waiting.queue.view.fastest_free(request.avoid)
         waiting.at_once_speed = free.speed if free else waiting.queue.view.slowest_speed()
         heappush(self._patience, (self._patience_ends(waiting, now), self._serial, waiting))
-        self._ready[build.key] = None
+        build.gather(request, now)
+        if now < build.gathers_until:
+            heappush(self._alarms, (build.gathers_until, build.key))
+        else:
+            self._ready[build.key] = None
 
     def withdrawn(self, request: Request, now: float) -> None:
         """See `Policy`."""
@@ -488,6 +495,8 @@ class EarliestPolicy:
         return best
 
     def _choose(self, build: Build, now: float) -> tuple[Waiting, Place] | None:
+        if now < build.gathers_until:
+            return None
         for queue in build.queues.values():
             if not len(queue):
                 continue
@@ -629,11 +638,11 @@ class EarliestPolicy:
             _, number, waiting = heappop(self._patience)
             if self._waiting.get(waiting.request.id) is not waiting:
                 continue
-            if waiting.cost is None:  # how long it takes was a guess then, and by now more is known
-                ends = self._patience_ends(waiting, now)
-                if ends > now + EPSILON_S:
-                    heappush(self._patience, (ends, number, waiting))
-                    continue
+            # When it came, its cost may have been a guess, and its build's queue not yet complete.
+            ends = self._patience_ends(waiting, now)
+            if ends > now + EPSILON_S:
+                heappush(self._patience, (ends, number, waiting))
+                continue
             self._overdue[waiting.request.id] = waiting
 
     # -- expectations, and who is to be asked again
