@@ -1,0 +1,53 @@
+"""`python -m bench [--quick] [SECTION ...]`: run the benchmarks and print a table for each.
+
+A bound that is not kept is shown as "over" and is no failure: on a shared machine it is more often
+the machine's doing than ours, and what cries wolf is soon not heard. The exit status is 1 when
+something broke, so that there is no figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from typing import Protocol
+
+from bench import decision, gethost, server
+from bench.programs import Missing
+from bench.table import Table, show
+
+
+class Section(Protocol):
+    """Measures something: `quick` asks for as little work as shows that it can be measured."""
+
+    def __call__(self, *, quick: bool) -> Table: ...
+
+
+SECTIONS: dict[str, Section] = {
+    "server": server.measure,
+    "decision": decision.measure,
+    "gethost": gethost.measure,
+}
+
+
+def main() -> int:
+    """Run the sections that the command line names, by default all; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure compilefarm.")
+    parser.add_argument("section", nargs="*", help=f"by default all: {', '.join(SECTIONS)}")
+    parser.add_argument("--quick", action="store_true", help="too little work for good figures")
+    options = parser.parse_args()
+    unknown = set(options.section) - SECTIONS.keys()
+    if unknown:
+        parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+    status = 0
+    for name in options.section or SECTIONS:
+        try:
+            show(SECTIONS[name](quick=options.quick))
+        except (Missing, RuntimeError, subprocess.CalledProcessError) as error:
+            print(f"bench: {name}: {error}", file=sys.stderr)
+            status = 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""The least that a Python server can do for a client: accept, read, reply, close, on uvloop.
+
+What host-server is measured against. It runs as host-server does (sockets, loop, collector) and
+knows nothing else: no line, no farm. No server in Python is faster by much.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from typing import cast
+
+import uvloop
+
+from compilefarm.server import BACKLOG, listening_sockets
+
+REPLY = b"lease id=1 host=host1 address=127.0.0.1 port=3632 slots=4\n"
+
+
+class Bare(asyncio.Protocol):
+    """A connection: one read, one reply, the end."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Reply, whatever came."""
+        self._transport.write(REPLY)
+        self._transport.close()
+
+
+async def serve() -> None:
+    """Serve for ever."""
+    port, sockets = listening_sockets(["127.0.0.1"], 0)
+    server = await asyncio.get_running_loop().create_server(
+        Bare, sock=sockets[0][0], backlog=BACKLOG
+    )
+    print(f"bare: port {port}", flush=True)
+    gc.collect()
+    gc.freeze()
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    uvloop.run(serve())

@@ -1,0 +1,56 @@
+"""What a section of the benchmarks returns, and how it is printed: one table, a row a figure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure of ours beside another; `within` says whether the bound is kept, if there is one.
+
+    `ratio` is ours to the other's.
+    """
+
+    what: str
+    ours: str
+    other: str = ""
+    ratio: float | None = None
+    bound: str = ""
+    within: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A section's result; the notes say what the rows cannot."""
+
+    title: str
+    rows: list[Row]
+    notes: list[str] = field(default_factory=list)
+
+
+def show(table: Table) -> None:
+    """Print the table to standard output, never wider than the text is."""
+    verdicts = {None: Text(""), True: Text("ok", "green"), False: Text("over", "bold red")}
+    grid = RichTable(title=table.title, title_justify="left", title_style="bold", box=box.SIMPLE)
+    grid.add_column("what is measured")
+    grid.add_column("ours", justify="right")
+    grid.add_column("compared with")
+    grid.add_column("ratio", justify="right")
+    grid.add_column("bound")
+    grid.add_column("")
+    for row in table.rows:
+        ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
+        grid.add_row(row.what, row.ours, row.other, ratio, row.bound, verdicts[row.within])
+    console = Console(highlight=False)
+    if not console.is_terminal:  # a file or a pipe has no edge at which to fold
+        console.width = 160
+    console.print(grid)
+    for note in table.notes:
+        console.print(f"  {note}", style="dim")
+    console.print()
