@@ -7,6 +7,8 @@ to be wrong alike.
 
 from __future__ import annotations
 
+import random
+
 import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -30,8 +32,9 @@ from compilefarm.events import (
     TimePassed,
 )
 from compilefarm.farm import Farm
+from compilefarm.learning import Learning
 from compilefarm.model import Declaration, Load, Outcome, Request, State
-from compilefarm.placement.tier import TierPolicy
+from compilefarm.placement.policies import make_policy
 
 HOSTS = ("alder", "birch", "cedar", "dogwood")
 # Nothing is often the most interesting value: drawn unevenly, so that farms fill up and clear.
@@ -78,9 +81,11 @@ def declarations(host: str) -> st.SearchStrategy[Declaration]:
 class FarmMachine(RuleBasedStateMachine):
     """Plays events at a farm, and keeps a model of who waits and who has a slot."""
 
+    policy = "tier"
+
     def __init__(self) -> None:
         super().__init__()
-        self.farm = Farm(TierPolicy())
+        self.farm = Farm(make_policy(self.policy, Learning(), random.Random(1)))
         self.now = 0.0
         self.last_id = 0
         self.waiting: dict[int, Request] = {}
@@ -223,6 +228,8 @@ class FarmMachine(RuleBasedStateMachine):
 
     @invariant()
     def nothing_waits_beside_a_free_slot(self) -> None:
+        if self.policy == "earliest":
+            return  # it lets a request wait for a faster slot; that it comes back is seen below
         for host in self.farm.hosts.values():
             if host.state is State.UP and host.free and host.tier is not None:
                 for request in self.waiting.values():
@@ -271,5 +278,28 @@ class FarmMachine(RuleBasedStateMachine):
         self.farm.check()
 
 
-FarmMachine.TestCase.settings = settings(max_examples=120, stateful_step_count=50, deadline=None)
-TestFarm = FarmMachine.TestCase
+class RandomMachine(FarmMachine):
+    policy = "random"
+
+
+class EarliestMachine(FarmMachine):
+    policy = "earliest"
+
+    def teardown(self) -> None:
+        """Whoever waits is served in the end, if the others end."""
+        for _ in range(1000):
+            if not self.waiting:
+                break
+            for number in sorted(self.leased):
+                del self.leased[number]
+                self.play(RequestEnded(number, Outcome(exit=0, wall_s=1.0)))
+            self.advance(10.0)
+        assert not self.waiting
+        super().teardown()
+
+
+for machine in (FarmMachine, RandomMachine, EarliestMachine):
+    machine.TestCase.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
+TestTier = FarmMachine.TestCase
+TestRandom = RandomMachine.TestCase
+TestEarliest = EarliestMachine.TestCase

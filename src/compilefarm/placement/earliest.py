@@ -316,7 +316,7 @@ class EarliestPolicy:
         build.start(running)
         self._charge(build, cost)
         self._expect(build, running)
-        place.busy += 1
+        place.busy = len(lease.host.leases)
         self._offer(place)
         build.credit = min(build.credit + STEPS_EARNED, STEPS_SAVED)
 
@@ -329,7 +329,7 @@ class EarliestPolicy:
         running.end_s = -1.0  # its entries in heaps are out of date
         self._charge(build, work - running.charged)
         place = running.place
-        place.busy -= 1
+        place.busy = len(lease.host.leases)  # the host may have been read anew since
         self._offer(place)
         if whole:
             self._learn(lease, outcome, now)
@@ -660,7 +660,9 @@ class EarliestPolicy:
             self._expect(build, running)
 
     def _offer(self, place: Place) -> None:
+        """A slot of a place was taken or came free."""
         place.stamp += 1
+        place.busy = len(place.host.leases)  # counted anew: `host_changed` may have come first
         signature = self._signature_of.get(place.host.name)
         if signature is not None:
             for view in self._groups[signature].views:
