@@ -10,8 +10,16 @@ from __future__ import annotations
 import random
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from compilefarm.events import (
     DrainEnded,
@@ -298,8 +306,14 @@ class EarliestMachine(FarmMachine):
         super().teardown()
 
 
-for machine in (FarmMachine, RandomMachine, EarliestMachine):
-    machine.TestCase.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
-TestTier = FarmMachine.TestCase
-TestRandom = RandomMachine.TestCase
-TestEarliest = EarliestMachine.TestCase
+MACHINES = (FarmMachine, RandomMachine, EarliestMachine)
+for each in MACHINES:
+    each.TestCase.settings = settings(max_examples=20, stateful_step_count=50, deadline=None)
+TestTier, TestRandom, TestEarliest = (each.TestCase for each in MACHINES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("machine", MACHINES)
+def test_the_same_at_length(machine: type[FarmMachine]) -> None:
+    at_length = settings(max_examples=200, stateful_step_count=50, deadline=None)
+    run_state_machine_as_test(machine, settings=at_length)

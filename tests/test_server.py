@@ -162,6 +162,7 @@ def test_a_thousand_idle_connections(server: HostServer) -> None:
     server.serves()
 
 
+@pytest.mark.slow
 def test_a_client_that_never_reads(server: HostServer) -> None:
     """What it does not read must not pile up: it is dropped."""
     with server.connect(STATUS) as client:
@@ -457,6 +458,7 @@ def test_a_drain_that_is_called_off_says_so(server: HostServer) -> None:
 # -- files
 
 
+@pytest.mark.slow
 def test_hosts_info_is_read_again_on_sighup(tmp_path: Path) -> None:
     path = tmp_path / "hosts-info"
     path.write_text("127.0.0.2 2 4 static\n# a comment\n")
@@ -585,6 +587,7 @@ def test_a_wrong_line_of_hosts_info_is_named(tmp_path: Path) -> None:
     assert f"{path}:3: power index is 'fast'" in one_line(attempt("--hosts-info", path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_cleanly_whoever_is_connected(tmp_path: Path, number: int) -> None:
     server = HostServer(tmp_path)
