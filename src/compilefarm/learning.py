@@ -81,6 +81,7 @@ class _Host:
     declared: float  # logarithm of the power index
     mean: float
     variance: float
+    weight: float  # of what it says of a file's cost: less, the less sure its speed is
     pinned: bool = False
     told: float = 0.0  # the mean when the speed was last told
     unfitted: int = 0  # compiles since the last fit
@@ -123,14 +124,16 @@ class Learning:
         declared = math.log(power_index)
         known = self._hosts.get(host)
         if known is None:
-            known = self._hosts[host] = _Host(host, declared, declared, PRIOR_SD**2, told=declared)
+            known = self._hosts[host] = _Host(
+                host, declared, declared, PRIOR_SD**2, _weight(PRIOR_SD**2), told=declared
+            )
             self._turns.append(known)
         elif (known.declared, known.pinned) == (declared, pinned):
             return
         known.declared, known.pinned = declared, pinned
         if pinned:
             known.mean = known.told = declared
-            known.variance = 0.0
+            known.variance, known.weight = 0.0, _weight(0.0)
         else:
             self._fit(known, max((seen.at for seen in known.seen), default=0.0))
             known.told = known.mean
@@ -288,10 +291,10 @@ class Learning:
         for seen in host.seen:
             total = weights = 0.0
             for other in seen.file.seen:
-                if other.host is not host:
-                    weight = 1.0 / (NOISE_SD**2 + other.host.variance)
-                    total += weight * (other.log_s + other.host.mean)
-                    weights += weight
+                on = other.host
+                if on is not host:
+                    total += on.weight * (other.log_s + on.mean)
+                    weights += on.weight
             if weights:
                 age_s = max(0.0, now - seen.at)
                 variance = NOISE_SD**2 + 1.0 / weights + AGEING_PER_S * age_s
@@ -307,13 +310,18 @@ class Learning:
                 precision += weight
         host.mean = total / precision
         host.variance = 1.0 / precision
+        host.weight = _weight(host.variance)
+
+
+def _weight(variance: float) -> float:
+    return 1.0 / (NOISE_SD**2 + variance)
 
 
 def _cost_of(file: _File) -> float:
     """Return what a file costs: the mean of its compiles, each as sure as its host is."""
     total = weights = 0.0
     for seen in file.seen:
-        weight = 1.0 / (NOISE_SD**2 + seen.host.variance)
-        total += weight * (seen.log_s + seen.host.mean)
-        weights += weight
+        host = seen.host
+        total += host.weight * (seen.log_s + host.mean)
+        weights += host.weight
     return math.exp(total / weights)

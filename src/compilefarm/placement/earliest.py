@@ -140,7 +140,8 @@ class EarliestPolicy:
         views = self._groups[signature].views
         for view in views:
             view.count(place, -1)
-        place.speed, place.slots, place.busy = speed, slots, len(host.leases)
+        place.speed, place.index = speed, class_index(speed)
+        place.slots, place.busy = slots, len(host.leases)
         place.stamp += 1
         for view in views:
             view.count(place, +1)
@@ -206,7 +207,7 @@ class EarliestPolicy:
             self._leave_group(host.name)
         place = self._places.get(host.name)
         if place is None:
-            place = self._places[host.name] = Place(host, 1.0, 0)
+            place = self._places[host.name] = Place(host)
         self._signature_of[host.name] = signature
         group = self._groups.get(signature)
         if group is None:
@@ -310,13 +311,18 @@ class EarliestPolicy:
         place = self._places[lease.host.name]
         cost = waiting.cost if waiting.cost is not None else build.typical(now)
         running = Running(
-            lease, place, place.speed, now, cost, now + build.preprocess_s + cost / place.speed
+            lease,
+            place,
+            place.speed,
+            place.index,
+            now,
+            cost,
+            now + build.preprocess_s + cost / place.speed,
         )
         self._running[lease.id] = running
         build.start(running)
         self._charge(build, cost)
         self._expect(build, running)
-        place.busy = len(lease.host.leases)
         self._offer(place)
         build.credit = min(build.credit + STEPS_EARNED, STEPS_SAVED)
 
@@ -329,7 +335,6 @@ class EarliestPolicy:
         running.end_s = -1.0  # its entries in heaps are out of date
         self._charge(build, work - running.charged)
         place = running.place
-        place.busy = len(lease.host.leases)  # the host may have been read anew since
         self._offer(place)
         if whole:
             self._learn(lease, outcome, now)
@@ -339,7 +344,7 @@ class EarliestPolicy:
         if build.waiting:
             self._ready[build.key] = None
         if self._running:
-            self._wake_below(class_index(place.speed))
+            self._wake_below(place.index)
         else:
             self._wake_all()
         self._rest_if_idle(build)
@@ -421,10 +426,11 @@ class EarliestPolicy:
 
     def next_grant(self, now: float) -> tuple[Request, Host] | None:
         """See `Policy`."""
-        self._note_overdue(now)
+        if self._patience and self._patience[0][0] <= now:
+            self._note_overdue(now)
         while self._alarms and self._alarms[0][0] <= now:
             self._ready[heappop(self._alarms)[1]] = None
-        if self._farm.fastest_free() is None:
+        if not (self._ready or self._overdue) or self._farm.fastest_free() is None:
             return None
         for waiting in self._overdue.values():
             place = waiting.queue.view.fastest_free(waiting.queue.avoid)
@@ -503,26 +509,26 @@ class EarliestPolicy:
             place = queue.view.fastest_free(queue.avoid)
             if place is None:
                 continue
-            fitting = self._fitting(build, queue, place.speed, now)
+            fitting = self._fitting(build, queue, place, now)
             if fitting is not None:
                 return fitting, place
-            self._asleep.setdefault(class_index(place.speed), {})[build.key] = None
+            self._asleep.setdefault(place.index, {})[build.key] = None
             self._put_off(build, now)
             if build.soonest:
                 heappush(self._alarms, (build.soonest[0][0] + EPSILON_S, build.key))
         return None
 
-    def _fitting(self, build: Build, queue: Queue, speed: float, now: float) -> Waiting | None:
-        """Return the request of a queue that is to start now on a slot of that speed, if any is."""
+    def _fitting(self, build: Build, queue: Queue, place: Place, now: float) -> Waiting | None:
+        """Return the request of a queue that is to start now on that free place, if any is."""
         if not build.warm:
-            return self._fitting_cold(build, queue, speed, now)
+            return self._fitting_cold(build, queue, place.speed, now)
         self._look_ahead(build, now)
         known, unknown = queue.known, queue.unknown
         typical = build.typical(now) if unknown else 0.0
-        limit = (self._rest_s(build, now, typical) * build.mode.limit + EPSILON_S) * speed
+        limit = (self._rest_s(build, now, typical) * build.mode.limit + EPSILON_S) * place.speed
         longest = known[-1][0] if known else typical
         if longest > limit:
-            limit = max(limit, queue.view.no_sooner_elsewhere(speed, now))
+            limit = max(limit, queue.view.no_sooner_elsewhere(place, now))
         if (known[0][0] if known else typical) > limit:
             if unknown and typical <= limit:
                 return queue.oldest_unknown()

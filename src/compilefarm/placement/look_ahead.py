@@ -13,7 +13,7 @@ from bisect import bisect_right, insort
 from heapq import heapify, heappop, heappush
 
 from compilefarm.placement.builds import EPSILON_S, STEADY, Build, Mode
-from compilefarm.placement.speed_classes import View, class_index
+from compilefarm.placement.speed_classes import View
 
 # Hurry while a file of this part of the longest waiting one is still to come.
 HURRY_FROM = 0.7
@@ -32,7 +32,7 @@ class Rest:
         busy = [0] * len(order)
         self._running: list[tuple[float, int]] = []
         for running in build.held.values():
-            place = place_of.get(class_index(running.speed))
+            place = place_of.get(running.index)
             if place is not None:
                 busy[place] += 1
                 self._running.append((running.end_s, place))

@@ -27,12 +27,14 @@ _BIT_OF_SPEED_1 = 400
 class Place:
     """A host as placement sees it: `slots` of `speed`, of which so many are `busy`.
 
-    `stamp` goes up with every change: entries in heaps with an older one are out of date.
+    `index` is the class of its speed. `stamp` goes up with every change: entries in heaps with an
+    older one are out of date.
     """
 
     host: Host
-    speed: float
-    slots: int
+    speed: float = 1.0
+    index: int = 0
+    slots: int = 0
     busy: int = 0
     stamp: int = 0
 
@@ -44,6 +46,7 @@ class Running:
     lease: Lease
     place: Place
     speed: float  # as it was when the lease began
+    index: int  # the class of that speed
     start_s: float
     charged: float  # the work that its user was charged for
     end_s: float
@@ -87,9 +90,8 @@ class View:
         self._maybe_free = 0
         self._serial = 0
 
-    def class_of(self, speed: float) -> SpeedClass:
-        """Return the class of a speed."""
-        index = class_index(speed)
+    def class_at(self, index: int) -> SpeedClass:
+        """Return the class of that index."""
         found = self.classes.get(index)
         if found is None:
             found = self.classes[index] = SpeedClass(index)
@@ -98,7 +100,7 @@ class View:
 
     def count(self, place: Place, sign: int) -> None:
         """Count a place's slots in (1) or out (-1); it must be as it was when counted in."""
-        speed_class = self.class_of(place.speed)
+        speed_class = self.class_at(place.index)
         speed_class.slots += sign * place.slots
         speed_class.power += sign * place.slots * place.speed
         if speed_class.slots > 0:
@@ -113,7 +115,7 @@ class View:
         """Take note of a change of a place: what it has free is offered once, as of now."""
         if place.busy >= place.slots:
             return
-        speed_class = self.class_of(place.speed)
+        speed_class = self.class_at(place.index)
         free = speed_class.free
         self._serial += 1
         in_use = place.busy / place.slots
@@ -175,16 +177,15 @@ class View:
 
     def expect(self, running: Running, serial: int) -> None:
         """Take note of when a lease is expected to end."""
-        heappush(self.class_of(running.speed).ends, (running.end_s, serial, running))
+        heappush(self.class_at(running.index).ends, (running.end_s, serial, running))
 
-    def no_sooner_elsewhere(self, speed: float, now: float) -> float:
+    def no_sooner_elsewhere(self, free: Place, now: float) -> float:
         """Return the largest cost that no busy faster slot would finish sooner than a free one.
 
-        The free one has `speed`. Of a cost c, that is c / speed <= wait + c / faster, for every
-        class.
+        Of a cost c, that is c / speed <= wait + c / faster, for every faster class.
         """
         limit = math.inf
-        own = class_index(speed)
+        own, speed = free.index, free.speed
         for index in reversed(self.order):
             if index <= own:
                 break
