@@ -161,12 +161,23 @@ def test_a_request_gets_a_free_slot_at_once(story: Story) -> None:
 def test_a_request_waits_for_a_slot_and_is_told(story: Story) -> None:
     story.joins()
     first, second, third = story.asks(), story.asks(), story.asks()
+    story.passes(0.1)
     assert story.told_to_wait() == [second, third]
     story.ends(first)
     assert story.runs_on(second)
     assert story.waits(third)
     story.ends(second, Outcome())
     assert story.runs_on(third)
+
+
+def test_a_request_that_is_served_in_a_moment_is_not_told_to_wait(story: Story) -> None:
+    story.joins()
+    first, second = story.asks(), story.asks()
+    story.passes(0.01)
+    story.ends(first)
+    story.passes(1.0)
+    assert story.runs_on(second)
+    assert story.told_to_wait() == []
 
 
 def test_without_any_host_a_request_is_refused(story: Story) -> None:

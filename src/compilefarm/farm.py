@@ -84,6 +84,10 @@ DOUBTS_TO_LACK = 2
 # distcc's exit status where the other side could not execute the compiler.
 EXIT_COMPILER_MISSING = 110
 
+# A policy may gather requests for some milliseconds: a client is told that it waits when it really
+# does.
+TELL_WAIT_AFTER_S = 0.05
+
 # A host is suspected to be mute when no compile ended there for so many typical compile times.
 PATIENCE_TYPICAL = 20.0
 PATIENCE_LEAST_S = 10.0
@@ -494,7 +498,7 @@ class Farm:
         elif request.wait_s == 0:
             self._refuse(request, "no slot is free now")
         else:
-            self._effects.append(Wait(request.id))
+            self._timers.set(("tell", request.id), self._now + TELL_WAIT_AFTER_S)
 
     def _refuse(self, request: Request, reason: str) -> None:
         self._withdraw(request)
@@ -514,9 +518,13 @@ class Farm:
 
     def _withdraw(self, request: Request) -> None:
         del self.waiting[request.id]
+        self._clear_timers(request)
+        self.policy.withdrawn(request, self._now)
+
+    def _clear_timers(self, request: Request) -> None:
+        self._timers.clear(("tell", request.id))
         if request.wait_s:
             self._timers.clear(("wait", request.id))
-        self.policy.withdrawn(request, self._now)
 
     def _grant(self) -> None:
         while (choice := self.policy.next_grant(self._now)) is not None:
@@ -524,8 +532,7 @@ class Farm:
             assert host.up, "a lease on a host that is not up"
             lease = Lease(request, host, host.take_slot(), self._now)
             del self.waiting[request.id]
-            if request.wait_s:
-                self._timers.clear(("wait", request.id))
+            self._clear_timers(request)
             if not host.leases:
                 self._timers.set(("watch", host.name), self._now + PATIENCE_LEAST_S)
             self.leases[request.id] = host.leases[request.id] = lease
@@ -581,7 +588,9 @@ class Farm:
     def _ring(self) -> None:
         while (key := self._timers.pop_due(self._now)) is not None:
             kind, subject = key
-            if kind == "wait":
+            if kind == "tell":
+                self._effects.append(Wait(subject))
+            elif kind == "wait":
                 self._refuse(self.waiting[subject], "no slot was found in the time given")
             else:
                 self._ring_for_host(kind, self.hosts[subject])
