@@ -53,7 +53,7 @@ COLD_FASTEST = 1.35  # a slot this much slower than the fastest is always good
 COLD_SPREAD = 6.0  # with slots to spare, any slot within this factor of the fastest
 
 LOOK_AHEAD_FILES = 400  # play forward only a rest this small
-STEPS_EARNED = 12  # by each grant and each end
+STEPS_EARNED = 4  # by each grant and each end
 STEPS_SAVED = 2000
 STEPS_AT_ONCE = 400  # the longest that one decision stalls: about half a millisecond
 SWITCH_GAIN = 1.02  # what another mode must promise, to be taken
