@@ -38,6 +38,7 @@ from compilefarm.events import (
     RequestEnded,
     Revoke,
     TimePassed,
+    Wait,
 )
 from compilefarm.farm import Farm
 from compilefarm.learning import Learning
@@ -117,6 +118,8 @@ class FarmMachine(RuleBasedStateMachine):
                     assert not request.type or request.type in lease.host.types
                     assert lease.slot < lease.host.slots
                     self.leased[lease.id] = lease.host.name
+                case Wait(number):
+                    assert number in self.farm.waiting, "told to wait, and does not"
                 case Refuse(number, reason):
                     assert reason
                     del self.waiting[number]
@@ -200,8 +203,10 @@ class FarmMachine(RuleBasedStateMachine):
                 assert request.id not in self.waiting, "a request that may not wait waits"
 
     @precondition(lambda self: self.leased)
-    @rule(data=st.data(), outcome=outcomes)
-    def end_lease(self, data: st.DataObject, outcome: Outcome) -> None:
+    @rule(data=st.data(), outcome=outcomes, late_s=st.sampled_from([0.0, 0.0, 1.0]))
+    def end_lease(self, data: st.DataObject, outcome: Outcome, late_s: float) -> None:
+        """End one; a shell that has much to do may be late, and what is due comes with it."""
+        self.now += late_s
         number = data.draw(st.sampled_from(sorted(self.leased)))
         del self.leased[number]
         self.play(RequestEnded(number, outcome))
