@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -40,6 +39,7 @@ from compilefarm.agent.benchmark import (
     spread,
 )
 from compilefarm.agent.benchmark_sources import Language, Source, c_text, source_set
+from compilefarm.agent.machine import this_machine
 
 COMPILER = """#!/bin/sh
 case $* in
@@ -48,7 +48,7 @@ case $* in
 esac
 for last; do file=$previous; previous=$last; [ "$last" = -o ] && source=$file; done
 [ -s "$source" ] || exit 0
-[ -z "$ENDLESS" ] || { echo $$ > "$ENDLESS"; sleep 60; exit; }
+[ -z "$ENDLESS" ] || { sleep 60 & echo $! > "$ENDLESS"; wait; exit; }
 i=0; while [ $i -lt 9000 ]; do i=$((i + 1)); done
 """
 SUBJECT = Subject("a CPU", 4, 4, "/usr/bin/cc", "cc 1.0", 1)
@@ -361,14 +361,11 @@ def test_an_interruption_leaves_nothing(
         _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (128 + number, "")
     assert not list(temporary.iterdir())
-    group = int(compiling.read_text())
+    child = int(compiling.read_text())
 
     def gone() -> bool:
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return True
-        return False
+        process = this_machine().process(child)
+        return process is None or process.gone
 
     eventually(gone)
 
