@@ -118,6 +118,8 @@ class Farm:
         self._typical_s: float | None = None
         self._effects: list[Effect] = []
         self._choice_narrowed = False
+        # Waiting for long enough to be told so, unless they are granted in the same moment.
+        self._to_tell: list[int] = []
         self._handlers: dict[type, Callable[[Any], None]] = {
             HostsListed: self._hosts_listed,
             HostAdded: self._host_added,
@@ -144,6 +146,8 @@ class Farm:
                 self._refuse_hopeless()
             if type(event) is RequestArrived and event.request.id in self.waiting:
                 self._still_waiting(event.request)
+            effects += [Wait(number) for number in self._to_tell if number in self.waiting]
+        self._to_tell.clear()
         return effects
 
     def next_deadline(self) -> float | None:
@@ -589,7 +593,7 @@ class Farm:
         while (key := self._timers.pop_due(self._now)) is not None:
             kind, subject = key
             if kind == "tell":
-                self._effects.append(Wait(subject))
+                self._to_tell.append(subject)
             elif kind == "wait":
                 self._refuse(self.waiting[subject], "no slot was found in the time given")
             else:
