@@ -1,0 +1,281 @@
+"""The policy `earliest`: where a compile goes, and that nobody waits for ever."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from compilefarm.events import (
+    Effect,
+    Event,
+    Grant,
+    HostAdded,
+    HostProbed,
+    HostRemoved,
+    HostsListed,
+    LoadReported,
+    Probe,
+    Refuse,
+    RequestArrived,
+    RequestEnded,
+    Revoke,
+    TimePassed,
+)
+from compilefarm.farm import Farm
+from compilefarm.learning import Learning
+from compilefarm.model import DISTCC_PORT, Declaration, Lease, Load, Outcome, Request
+from compilefarm.placement.builds import GATHER_AT_MOST_S, GATHER_S
+from compilefarm.placement.earliest import EarliestPolicy
+
+DONE = Outcome(exit=0)
+NONE: frozenset[str] = frozenset()
+
+
+class Farmyard:
+    """A farm, the time in it, and the leases that it gave."""
+
+    def __init__(self, *declarations: Declaration, learning: Learning | None = None) -> None:
+        self.learning = learning or Learning()
+        self.farm = Farm(EarliestPolicy(self.learning))
+        self.now = 100.0
+        self.leases: dict[int, Lease] = {}
+        self.refused: set[int] = set()
+        self.last_id = 0
+        self.play(HostsListed(declarations))
+
+    def play(self, event: Event) -> list[Effect]:
+        effects = self.farm.handle(event, self.now)
+        for effect in effects:
+            match effect:
+                case Grant(lease):
+                    self.leases[lease.id] = lease
+                case Refuse(number, _):
+                    self.refused.add(number)
+                case Revoke(number, _):
+                    del self.leases[number]
+                case Probe(name, _, _):
+                    self.play(HostProbed(name, answered=True))
+        self.farm.check()
+        return effects
+
+    def ask(self, source: str = "a.c", user: str = "ann", **more: object) -> int:
+        self.last_id += 1
+        request = Request(self.last_id, user=user, builder="b", directory=f"/{user}", source=source)
+        for name, value in more.items():
+            setattr(request, name, value)
+        self.play(RequestArrived(request))
+        return self.last_id
+
+    def end(self, number: int, outcome: Outcome = DONE) -> None:
+        del self.leases[number]
+        self.play(RequestEnded(number, outcome))
+
+    def until(self, at: float) -> None:
+        """Let time pass, ringing at every deadline; a deadline that does not move is an error."""
+        rung_at, rings = -1.0, 0
+        while (deadline := self.farm.next_deadline()) is not None and deadline <= at:
+            rings = rings + 1 if deadline <= rung_at else 0
+            assert rings < 50, "the same deadline again and again"
+            rung_at = self.now = max(self.now, deadline)
+            self.play(TimePassed())
+        self.now = max(self.now, at)
+
+    def host_of(self, number: int) -> str | None:
+        lease = self.leases.get(number)
+        return lease.host.name if lease else None
+
+
+def host(
+    name: str,
+    slots: int,
+    power_index: float,
+    types: frozenset[str] = NONE,
+    compilers: frozenset[str] = NONE,
+) -> Declaration:
+    return Declaration(
+        name,
+        slots=slots,
+        power_index=power_index,
+        address=name,
+        static=True,
+        types=types,
+        compilers=compilers,
+    )
+
+
+def taught(costs: dict[str, float], directory: str = "/ann", jobs: int = 4) -> Learning:
+    learning = Learning()
+    learning.declare("teacher", 1.0, pinned=True)
+    for source, cost_s in costs.items():
+        learning.observe(directory, source, "teacher", cost_s, 0.0)
+    learning.build_ended(directory, dict.fromkeys(costs), jobs)
+    return learning
+
+
+def test_the_first_requests_of_a_build_are_placed_together() -> None:
+    yard = Farmyard(
+        host("fast", 1, 10), host("slow", 1, 1), learning=taught({"s.c": 0.1, "l.c": 5})
+    )
+    short, long = yard.ask("s.c"), yard.ask("l.c")
+    assert not yard.leases
+    yard.until(yard.now + GATHER_S + 0.001)
+    assert yard.host_of(long) == "fast"
+    assert yard.host_of(short) in ("slow", None)
+
+
+def test_gathering_ends_however_many_come() -> None:
+    yard = Farmyard(host("fast", 8, 10))
+    began = yard.now
+    while not yard.leases:
+        yard.ask()
+        yard.until(yard.now + 0.001)
+    assert yard.now <= began + GATHER_AT_MOST_S + 0.0011
+
+
+def test_who_may_not_wait_is_answered_at_once() -> None:
+    yard = Farmyard(host("fast", 1, 10))
+    assert yard.host_of(yard.ask(wait_s=0.0)) == "fast"
+    assert yard.ask(wait_s=0.0) in yard.refused
+
+
+def test_only_the_beginning_of_a_build_is_gathered() -> None:
+    yard = Farmyard(host("fast", 4, 10))
+    yard.ask()
+    yard.until(yard.now + 0.1)
+    assert yard.host_of(yard.ask()) == "fast"
+
+
+def test_a_long_file_waits_for_the_fast_slot_and_a_short_one_uses_the_slow_one() -> None:
+    yard = Farmyard(
+        host("fast", 1, 10),
+        host("slow", 1, 1),
+        learning=taught({"a.c": 1.0, "l.c": 20.0, "s.c": 0.01}),
+    )
+    yard.ask("a.c")
+    yard.until(yard.now + 0.01)
+    long, short = yard.ask("l.c"), yard.ask("s.c")
+    assert yard.host_of(short) == "slow"
+    assert yard.host_of(long) is None
+    yard.now += 0.1
+    yard.end(1)
+    assert yard.host_of(long) == "fast"
+
+
+def test_a_request_is_not_blocked_by_one_that_has_nowhere_to_go_now() -> None:
+    yard = Farmyard(
+        host("a", 1, 5, types=frozenset({"big"})), host("b", 1, 5, compilers=frozenset({"gcc"}))
+    )
+    yard.ask(type="big")
+    yard.until(yard.now + 0.1)
+    waits, avoids = yard.ask(type="big"), yard.ask(compiler="gcc", avoid=frozenset({"a"}))
+    assert yard.host_of(waits) is None
+    assert yard.host_of(avoids) == "b"
+
+
+def test_users_get_equal_work() -> None:
+    yard = Farmyard(host("a", 4, 2))
+    for _ in range(20):
+        yard.ask(user="ann")
+    yard.until(yard.now + 0.1)
+    for _ in range(20):
+        yard.ask(user="bob")
+    granted = {"ann": 0, "bob": 0}
+    for _ in range(24):
+        yard.until(yard.now + 0.5)
+        yard.end(min(yard.leases, key=lambda number: (yard.leases[number].granted, number)))
+        newest = max(yard.leases.values(), key=lambda lease: (lease.granted, lease.id))
+        granted[newest.request.user] += 1
+    assert abs(granted["ann"] - granted["bob"]) <= 6
+
+
+def test_a_busy_host_is_left_alone_and_comes_back() -> None:
+    yard = Farmyard(host("desk", 4, 8), host("other", 4, 2))
+    yard.ask()
+    yard.until(yard.now + 0.1)
+    assert yard.host_of(1) == "desk"
+    yard.play(LoadReported("desk", DISTCC_PORT, "desk", Load(foreign_cpus=4.0, cpus=4)))
+    assert yard.host_of(yard.ask()) != "desk"
+    yard.now += 2.0
+    yard.play(LoadReported("desk", DISTCC_PORT, "desk", Load(foreign_cpus=0.1, cpus=4)))
+    assert yard.host_of(yard.ask()) == "desk"
+
+
+def test_a_host_without_memory_gets_no_compile() -> None:
+    yard = Farmyard(host("small", 8, 8), host("other", 8, 2))
+    load = Load(cpus=8, memory_free_mb=300.0, memory_total_mb=4000.0)
+    yard.play(LoadReported("small", DISTCC_PORT, "small", load))
+    assert yard.farm.hosts["small"].tier is None
+    yard.ask()
+    yard.until(yard.now + 0.1)
+    assert yard.host_of(1) == "other"
+
+
+def test_with_nothing_running_a_request_is_granted_at_the_next_deadline() -> None:
+    for cost_s in (0.01, 1.0, 1000.0):
+        yard = Farmyard(host("fast", 1, 100), host("slow", 1, 1), learning=taught({"a.c": cost_s}))
+        number = yard.ask("a.c", avoid=frozenset({"fast"}))
+        deadline = yard.farm.next_deadline()
+        assert deadline is not None
+        yard.until(deadline)
+        assert yard.host_of(number) == "slow"
+
+
+def test_a_wait_behind_a_lease_that_never_ends_is_bounded() -> None:
+    yard = Farmyard(host("fast", 1, 10), host("slow", 1, 1), learning=taught({"a.c": 3.0}, jobs=1))
+    yard.ask("a.c")
+    yard.until(yard.now + 0.01)
+    assert yard.host_of(1) == "fast"
+    number = yard.ask("a.c")
+    assert yard.host_of(number) is None
+    yard.until(yard.now + 60.0)
+    assert yard.host_of(number) == "slow"
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_nobody_starves_whatever_happens(seed: int) -> None:
+    chance = random.Random(seed)
+    yard = Farmyard(
+        host("a", 2, 12),
+        host("b", 3, 3, compilers=frozenset({"gcc", "cc"})),
+        host("c", 1, 1, types=frozenset({"big"})),
+    )
+    asked: dict[int, float] = {}
+    longest_s = 0.0
+
+    for _ in range(150):
+        what = chance.random()
+        if what < 0.5:
+            number = yard.ask(
+                source=f"{chance.randrange(12)}.c",
+                user=chance.choice(("ann", "bob")),
+                compiler=chance.choice(("", "gcc", "cc")),
+                avoid=chance.choice((frozenset(), frozenset({"a"}))),
+            )
+            asked[number] = yard.now
+        elif what < 0.9 and yard.leases:
+            failed = chance.random() < 0.05
+            number = chance.choice(sorted(yard.leases))
+            yard.end(number, Outcome(exit=104, failed=True) if failed else DONE)
+        elif what < 0.93 and yard.farm.waiting:
+            number = chance.choice(sorted(yard.farm.waiting))
+            yard.play(RequestEnded(number, Outcome()))
+        elif what < 0.96:
+            yard.play(HostRemoved("d", DISTCC_PORT))
+        else:
+            slots = chance.randrange(1, 4)
+            power_index = chance.choice((0.5, 30.0))
+            types = chance.choice((frozenset(), frozenset({"big"})))
+            declaration = Declaration("d", slots=slots, power_index=power_index, types=types)
+            yard.play(HostAdded(declaration, "d"))
+        yard.until(yard.now + chance.choice((0.0, 0.01, 1.0)))
+    for _ in range(1000):
+        if not yard.farm.waiting:
+            break
+        waits = max(yard.now - asked[number] for number in yard.farm.waiting)
+        longest_s = max(longest_s, waits)
+        yard.until(yard.now + 1.0)
+        if yard.leases:
+            yard.end(min(yard.leases))
+    assert not yard.farm.waiting
+    assert longest_s < 300.0
