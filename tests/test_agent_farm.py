@@ -23,6 +23,9 @@ from compile_host import (
 from compilefarm.agent.machine import this_machine
 from compilefarm.agent.processes import ProcessTree
 
+# It starts programs, many times.
+pytestmark = pytest.mark.slow
+
 FAKE = Path(__file__).parent / "fake_distccd.py"
 
 

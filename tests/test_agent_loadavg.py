@@ -17,6 +17,9 @@ from compile_host import (
     running,
 )
 
+# It starts programs, many times.
+pytestmark = pytest.mark.slow
+
 
 def test_it_registers_first_and_then_reports(tmp_path: Path) -> None:
     ProcDirectory(tmp_path).cpus([0, 0, 0])

@@ -41,6 +41,9 @@ from compilefarm.agent.benchmark import (
 from compilefarm.agent.benchmark_sources import Language, Source, c_text, source_set
 from compilefarm.agent.machine import this_machine
 
+# It starts programs, many times.
+pytestmark = pytest.mark.slow
+
 COMPILER = """#!/bin/sh
 case $* in
     --version) echo "fake 1.0"; exit ;;

@@ -21,6 +21,9 @@ import pytest
 
 from compilefarm.demo import project
 
+# It starts programs, many times.
+pytestmark = pytest.mark.slow
+
 MARK = "DEMO_FARM_TEST"
 PATIENCE_S = 60.0
 MAKEFILE = "prog: main.o one.o two.o\n\t$(CC) -o $@ $^\n"

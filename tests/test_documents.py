@@ -22,6 +22,9 @@ from compilefarm.demo.farm import LoopbackFarm, Programs
 from compilefarm.hosts_info import parse_hosts_info
 from compilefarm.monitor.table import MONITOR
 
+# It starts programs, many times.
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PATIENCE_S = 120.0

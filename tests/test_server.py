@@ -35,6 +35,9 @@ from compilefarm.connections import LoadConnection, RequestConnection, StatusCon
 from compilefarm.placement.tier import TierPolicy
 from compilefarm.wire import LINE_LIMIT_BYTES
 
+# It starts programs, many times.
+pytestmark = pytest.mark.slow
+
 LINE_PORTS = (REQUESTS, LOADS, STATUS)
 PORT_NAMES = ("requests", "loads", "status")
 OTHERS = "127.0.0.2"  # a machine that may speak for itself only

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+# It starts programs, many times.
+pytestmark = pytest.mark.slow
+
 pytest_plugins = ["pytester"]
 
 ROOT = Path(__file__).parent.parent
