@@ -77,6 +77,16 @@ def trim(ends: list[tuple[float, int, Running]]) -> None:
         heappop(ends)
 
 
+def drop_untrue(ends: list[tuple[float, int, Running]], leases: int) -> None:
+    """Drop entries that are no longer true wherever they are, once they are most of a heap.
+
+    A farm that never rests would keep every lease that it ever had; below the top, nobody looks.
+    """
+    if len(ends) > 64 and len(ends) > 4 * leases:
+        ends[:] = [entry for entry in ends if abs(entry[0]) == entry[2].end_s]
+        heapify(ends)
+
+
 class View:
     """The places that requests of one kind may use: those of the hosts with one of `signatures`."""
 
@@ -177,7 +187,9 @@ class View:
 
     def expect(self, running: Running, serial: int) -> None:
         """Take note of when a lease is expected to end."""
-        heappush(self.class_at(running.index).ends, (running.end_s, serial, running))
+        speed_class = self.class_at(running.index)
+        heappush(speed_class.ends, (running.end_s, serial, running))
+        drop_untrue(speed_class.ends, speed_class.slots)
 
     def no_sooner_elsewhere(self, free: Place, now: float) -> float:
         """Return the largest cost that no busy faster slot would finish sooner than a free one.
