@@ -49,3 +49,15 @@ def test_putting_off_costs_no_memory() -> None:
         timers.set(("silent", "desk1"), float(number))
     assert timers.next_due() == 999
     assert len(timers._heap) == 1
+
+
+def test_setting_and_clearing_in_turns_costs_no_memory() -> None:
+    """A host is watched while it has leases, which begin and end all day."""
+    timers = Timers()
+    for number in range(1000):
+        timers.set(("watch", "desk1"), number + 10.0)
+        assert timers.next_due() is not None
+        timers.clear(("watch", "desk1"))
+    assert len(timers._heap) == 1
+    assert timers.next_due() is None
+    assert timers.pop_due(2000.0) is None

@@ -14,18 +14,23 @@ Key = tuple[str, Any]
 
 
 class Timers:
-    """Due times by key; a key has one at most."""
+    """Due times by key; a key has one at most.
+
+    Of each key one entry of the heap counts, that of `_queued`; it is never later than the key is
+    due.
+    """
 
     def __init__(self) -> None:
         self._due: dict[Key, float] = {}
+        self._queued: dict[Key, float] = {}
         self._heap: list[tuple[float, int, Key]] = []
         self._serial = 0
 
     def set(self, key: Key, due: float) -> None:
         """Have `key` come up at `due`, instead of whenever it was to come before."""
-        before = self._due.get(key)
         self._due[key] = due
-        if before is None or due < before:
+        queued = self._queued.get(key)
+        if queued is None or due < queued:
             self._push(key, due)
 
     def clear(self, key: Key) -> None:
@@ -36,12 +41,14 @@ class Timers:
         """Return the time at which `pop_due` has something, or None."""
         while self._heap:
             at, _, key = self._heap[0]
-            due = self._due.get(key)
-            if due == at:
-                return at
+            if self._queued.get(key) == at:
+                due = self._due.get(key)
+                if due == at:
+                    return at
+                del self._queued[key]
+                if due is not None:
+                    self._push(key, due)
             heapq.heappop(self._heap)
-            if due is not None and due > at:
-                self._push(key, due)
         return None
 
     def pop_due(self, now: float) -> Key | None:
@@ -50,9 +57,10 @@ class Timers:
         if due is None or due > now:
             return None
         key = heapq.heappop(self._heap)[2]
-        del self._due[key]
+        del self._due[key], self._queued[key]
         return key
 
     def _push(self, key: Key, due: float) -> None:
         self._serial += 1
+        self._queued[key] = due
         heapq.heappush(self._heap, (due, self._serial, key))
