@@ -22,10 +22,10 @@ BuildKey = tuple[str, str, str]  # user, builder, directory
 # After so long without a request and a lease, the next request begins another build.
 OVER_AFTER_S = 10.0
 # A make -jN asks for its first N compiles within some milliseconds. Which of them goes first, and
-# where, is settled only when no more has come for some of their own intervals, within these bounds.
-GATHER_INTERVALS = 4.0
-GATHER_AT_LEAST_S, GATHER_S = 0.0002, 0.002
-GATHER_AT_MOST_S = 0.02  # after the first
+# where, is settled only when for so long no more has come, or so long after the first.
+GATHER_S = 0.002
+GATHER_COMPLETE_S = 0.0002  # when as many have come as the last build had at once
+GATHER_AT_MOST_S = 0.02
 # A build that no longer refills, for so long, is taken to have nothing more to come.
 STALLED_AFTER_S = 1.0
 # A lease past its expected end is taken to need this part of its age again: the longer it took, the
@@ -118,114 +118,7 @@ class Build:
         self.most_outstanding = 0
         self.begun: float | None = None
         self.gathers_until = -math.inf
-        self.last_arrival = 0.0
-        self.last_event = 0.0
-        self.served = 0.0
-        self.seen: dict[str, None] = {}  # sources, in the order of asking
-        # Over running leases: the sums of speed, start * speed and end * speed, and the ends, two
-        # ways.
-        self.power = self.start_power = self.end_power = 0.0
-        self.soonest: list[tuple[float, int, Running]] = []
-        self.latest: list[tuple[float, int, Running]] = []
-        # What is still to come, as the last build had it.
-        self.outlook = outlook
-        self.warm = bool(outlook)
-        self.outlook_sorted = sorted(outlook.values())
-        self.outlook_work = sum(self.outlook_sorted)
-        self.preprocess_s = 0.0  # on the builder, of a compile, on average
-        # What was done in this build.
-        self.done = 0
-        self.done_work = 0.0
-        # How it is played, the steps it has earned to find out, and the trials of the current
-        # round.
-        self.mode = STEADY
-        self.credit = 0.0
-        self.trials: list[Mode] = []
-        self.best = STEADY
-        self.best_end_s = 0.0
-        self.share_cache = (-1, -1, 0.0)
-
-    @property
-    def outstanding(self) -> int:
-        """Compiles that wait or run."""
-        return self.waiting + len(self.held)
-
-    @property
-    def refills(self) -> bool:
-        """Whether what ends is followed by a new request, give or take those on their way."""
-        return self.outstanding + 1 + self.jobs // 16 >= self.jobs
-
-    def still_expects(self, now: float) -> bool:
-        """Whether what the outlook has is still to be counted on."""
-        return self.refills or now - self.last_arrival < STALLED_AFTER_S
-
-    def arrive(self, source: str, now: float) -> None:
-        """Take note that a file was asked for: it is no longer to come."""
-        self.seen[source] = None
-        self.last_arrival = self.last_event = now
-        if self.begun is None:
-            self.begun = self.gathers_until = now
-        cost = self.outlook.pop(source, None)
-        if cost is not None:
-            del self.outlook_sorted[bisect_left(self.outlook_sorted, cost)]
-            self.outlook_work = self.outlook_work - cost if self.outlook_sorted else 0.0
-
-    def put(self, waiting: Waiting) -> None:
-        """Queue a request."""
-        self.waiting += 1
-        if waiting.cost is None:
-            self.unknown += 1
-        else:
-            self.waiting_work += waiting.cost
-        waiting.queue.put(waiting)
-        self.most_outstanding = max(self.most_outstanding, self.outstanding)
-        self.jobs = max(self.jobs, self.most_outstanding)
-
-    def gather(self, request: Request, now: float) -> None:
-        """Settle until when the build's first requests wait for those that come with them."""
-        if self.begun is None or now > self.gathers_until:
-            return
-        if request.wait_s == 0:  # it is refused if it is not granted now
-            self.gathers_until = -math.inf
-        else:
-            gather_s = GATHER_S
-            if self.outstanding > 2:
-                interval_s = (now - self.begun) / (self.outstanding - 1)
-                gather_s = min(max(GATHER_INTERVALS * interval_s, GATHER_AT_LEAST_S), GATHER_S)
-            self.gathers_until = min(now + gather_s, self.begun + GATHER_AT_MOST_S)
-
-    def drop(self, waiting: Waiting) -> None:
-        """Take a request out."""
-        if waiting.cost is None:
-            del self.unknown[waiting.number]
-        else:
-            del self.known[bisect_left(self.known, (waiting.cost, -waiting.number))]
-
-    def oldest_unknown(self) -> Waiting:
-        """Return the request that has waited longest among those of unknown cost."""
-        return next(iter(self.unknown.values()))
-
-    def longest_within(self, limit: float) -> Waiting:
-        """Return the costliest request of a cost of at most `limit`; there must be one."""
-        return self.known[bisect_right(self.known, (limit, 1)) - 1][2]
-
-
-class Build:
-    """The books of one build. Costs and work are seconds at power index 1."""
-
-    def __init__(self, key: BuildKey, outlook: dict[str, float], jobs: int) -> None:
-        self.key = key
-        self.queues: dict[tuple[frozenset[Signature], frozenset[str]], Queue] = {}
-        self.waiting = 0
-        self.unknown = 0
-        self.waiting_work = 0.0
-        self.held: dict[int, Running] = {}
-        self.jobs = max(
-            1, jobs
-        )  # most outstanding at once, now or in the last build: its -j, as seen
-        self.most_outstanding = 0
-        self.begun: float | None = None
-        self.gathers_until = -math.inf
+        self.remembered_jobs = jobs
         self.last_arrival = 0.0
         self.last_event = 0.0
         self.served = 0.0
@@ -348,7 +241,9 @@ class Build:
         age = now * self.power - self.start_power
         if self.done:
             return (self.done_work + age) / self.done
-        return max(1.0, 2.0 * age / len(self.held)) if self.held else 1.0
+        if self.held and age > 0.0:
+            return 2.0 * age / len(self.held)
+        return 1.0
 
     def overdue_leases(self, now: float) -> list[Running]:
         """Put off, and return, the leases that are past their expected ends."""
