@@ -257,6 +257,10 @@ class DistccdHost:
         """The id of the distccd that listens, the parent of the others."""
         return self._process.pid
 
+    def pids(self) -> list[int]:
+        """Return the ids of all its processes."""
+        return [process.pid for process in self._processes()]
+
     def add_to(self, server: HostServer, power_index: float = 1.0) -> None:
         """Make the host available."""
         answer = server.ask(

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from compile_host import eventually, free_ports, running
+from compile_host import ProcDirectory, eventually, free_ports, running
 from farm_processes import REQUESTS, DistccdHost, HostServer
 from gethost_program import Gethost, gethost_under_test
 
@@ -41,6 +41,7 @@ class Farm:
         self.directory = path / "builder"
         self._gethost = gethost
         self.builder: Gethost
+        self._started: list[subprocess.Popen[str]] = []
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Farm]:
@@ -50,7 +51,12 @@ class Farm:
             with Gethost(self._gethost, self.directory, self.server.name) as self.builder:
                 (self.directory / "bin" / "gethost").symlink_to(self._gethost)
                 self.write("main.c", "int main(void) { return 0; }\n")
-                yield self
+                try:
+                    yield self
+                finally:
+                    for process in self._started:
+                        with process:
+                            process.kill()
 
     def add_hosts(self) -> None:
         """Make both hosts available; compiles go to the fast one while it has a free slot."""
@@ -75,7 +81,7 @@ class Farm:
 
     def start_build(self, *command: str, **environment: str) -> subprocess.Popen[str]:
         """Start another program, which finds gethost on PATH, where the builder works."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             command,
             cwd=self.directory,
             env=self.builder.environment | environment,
@@ -83,6 +89,8 @@ class Farm:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self._started.append(process)
+        return process
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the host and the ending of each compile, in the order in which they ended."""
@@ -96,11 +104,7 @@ class Farm:
 
 def finished(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
     """Wait for a process; return its status and what it wrote."""
-    with process:
-        try:
-            output, errors = process.communicate(timeout=BUILD_WITHIN_S)
-        finally:
-            process.kill()
+    output, errors = process.communicate(timeout=BUILD_WITHIN_S)
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
@@ -220,9 +224,17 @@ def test_without_hosts_the_compile_is_local(farm: Farm) -> None:
 
 @pytest.mark.slow
 def test_a_mute_host_whose_load_is_reported(farm: Farm) -> None:
-    """The kernel accepts for a distccd that is stopped; its load reporter sees that it is."""
+    """The kernel accepts for a distccd that is stopped; its load reporter sees that it is.
+
+    The reporter sees a /proc with distccd's processes and nothing else: what else this machine does
+    would be foreign load.
+    """
     where = ["--server", farm.server.name, "--host", farm.fast.name]
-    with running("loadavg", *where, "--distccd-pid", farm.fast.pid):
+    quiet = ProcDirectory(farm.directory / "proc")
+    for pid in farm.fast.pids():
+        (quiet.path / str(pid)).symlink_to(f"/proc/{pid}")
+    which = ["--procfs", quiet.path, "--distccd-pid", farm.fast.pid]
+    with running("loadavg", *where, *which):
         eventually(lambda: farm.server.host(farm.fast.name).get("load"))
         farm.fast.close_gate()
         compiling = farm.start(*COMPILE)
