@@ -22,10 +22,10 @@ BuildKey = tuple[str, str, str]  # user, builder, directory
 # After so long without a request and a lease, the next request begins another build.
 OVER_AFTER_S = 10.0
 # A make -jN asks for its first N compiles within some milliseconds. Which of them goes first, and
-# where, is settled only when for so long no more has come, or so long after the first.
-GATHER_S = 0.002
-GATHER_COMPLETE_S = 0.0002  # when as many have come as the last build had at once
-GATHER_AT_MOST_S = 0.02
+# where, is settled only when no more has come for some of their own intervals, within these bounds.
+GATHER_INTERVALS = 4.0
+GATHER_AT_LEAST_S, GATHER_S = 0.0002, 0.002
+GATHER_AT_MOST_S = 0.02  # after the first
 # A build that no longer refills, for so long, is taken to have nothing more to come.
 STALLED_AFTER_S = 1.0
 # A lease past its expected end is taken to need this part of its age again: the longer it took, the
@@ -118,7 +118,6 @@ class Build:
         self.most_outstanding = 0
         self.begun: float | None = None
         self.gathers_until = -math.inf
-        self.remembered_jobs = jobs
         self.last_arrival = 0.0
         self.last_event = 0.0
         self.served = 0.0
@@ -189,8 +188,10 @@ class Build:
         if request.wait_s == 0:  # it is refused if it is not granted now
             self.gathers_until = -math.inf
         else:
-            complete = self.outstanding >= self.remembered_jobs > 0
-            gather_s = GATHER_COMPLETE_S if complete else GATHER_S
+            gather_s = GATHER_S
+            if self.outstanding > 2:
+                interval_s = (now - self.begun) / (self.outstanding - 1)
+                gather_s = min(max(GATHER_INTERVALS * interval_s, GATHER_AT_LEAST_S), GATHER_S)
             self.gathers_until = min(now + gather_s, self.begun + GATHER_AT_MOST_S)
 
     def drop(self, waiting: Waiting) -> None:

@@ -50,7 +50,7 @@ from compilefarm.placement.tier import tier_of
 COLD_ELAPSED = 0.2  # the rest is at least this part of what was
 COLD_QUEUE = 0.25  # this part of the time that the farm takes for what is outstanding
 COLD_FASTEST = 1.35  # a slot this much slower than the fastest is always good
-COLD_SPREAD = 6.0  # with slots to spare, any slot within this factor of the fastest
+COLD_SPREAD = 4.0  # with slots to spare, any slot within this factor of the fastest
 
 LOOK_AHEAD_FILES = 400  # play forward only a rest this small
 STEPS_EARNED = 4  # by each grant and each end
@@ -521,7 +521,7 @@ class EarliestPolicy:
     def _fitting(self, build: Build, queue: Queue, place: Place, now: float) -> Waiting | None:
         """Return the request of a queue that is to start now on that free place, if any is."""
         if not build.warm:
-            return self._fitting_cold(build, queue, place.speed, now)
+            return self._fitting_cold(build, queue, place, now)
         self._look_ahead(build, now)
         known, unknown = queue.known, queue.unknown
         typical = build.typical(now) if unknown else 0.0
@@ -545,8 +545,8 @@ class EarliestPolicy:
             return queue.oldest_unknown()
         return best
 
-    def _fitting_cold(self, build: Build, queue: Queue, speed: float, now: float) -> Waiting | None:
-        limit = self._limit_cold(build, speed, now)
+    def _fitting_cold(self, build: Build, queue: Queue, place: Place, now: float) -> Waiting | None:
+        limit = self._limit_cold(build, queue, place, now)
         if queue.unknown and build.typical(now) <= limit:
             return queue.oldest_unknown()
         if queue.known and queue.known[0][0] <= limit:
@@ -555,19 +555,24 @@ class EarliestPolicy:
             return None
         return queue.oldest_unknown() if queue.unknown else queue.known[-1][2]
 
-    def _limit_cold(self, build: Build, speed: float, now: float) -> float:
-        """Return the largest cost that may start on a slot of that speed in a first build."""
+    def _limit_cold(self, build: Build, queue: Queue, place: Place, now: float) -> float:
+        """Return the largest cost that may start on a free place in a first build."""
         if not build.held:
             return math.inf
-        top = self._farm.top_speed()
+        speed, top, typical = place.speed, self._farm.top_speed(), build.typical(now)
         queued_s = build.outstanding * self._active / max(EPSILON_S, self._farm.power)
-        rest_s = build.typical(now) * (COLD_QUEUE * queued_s + COLD_FASTEST / top)
+        rest_s = typical * (COLD_QUEUE * queued_s + COLD_FASTEST / top)
         if build.refills:
             rest_s += COLD_ELAPSED * (now - (build.begun or now))
             spare = build.jobs * self._active < self._farm.slots
             if spare and speed * COLD_SPREAD >= top:
                 return math.inf
-        return rest_s * speed
+        limit = rest_s * speed
+        # Before anything was done, when leases end is a guess; and beside other builds, the slot
+        # that comes free may be theirs.
+        if typical > limit and build.done and self._active == 1:
+            limit = max(limit, queue.view.no_sooner_elsewhere(place, now))
+        return limit
 
     def _rest_s(self, build: Build, now: float, typical: float) -> float:
         """Return R: no plan ends the rest of the build sooner, on the slots that it can have."""
