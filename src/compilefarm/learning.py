@@ -36,6 +36,9 @@ HUBER = 2.0  # deviations beyond which a surprise counts for less
 COMPILES_OF_FILE = 5
 COMPILES_OF_HOST = 48
 AGEING_PER_S = 0.10**2 / (7 * 86_400.0)  # variance gained: 10 % after a week
+# The weight of a host that is only remembered: until it is declared, it says next to nothing, for
+# its scale is unknown.
+UNDECLARED = 1e-9
 # A speed that moved less than this is not worth telling.
 TOLD_FROM = 0.02
 # Shorter, and the network's time is all that was measured; longer, and a clock jumped.
@@ -128,6 +131,8 @@ class Learning:
                 host, declared, declared, PRIOR_SD**2, _weight(PRIOR_SD**2), told=declared
             )
             self._turns.append(known)
+        elif known.weight == UNDECLARED:
+            known.mean, known.weight = declared, _weight(PRIOR_SD**2)
         elif (known.declared, known.pinned) == (declared, pinned):
             return
         known.declared, known.pinned = declared, pinned
@@ -235,6 +240,7 @@ class Learning:
             if not wild(each.took_s):
                 if each.host not in self._hosts:
                     self.declare(each.host, 1.0)
+                    self._hosts[each.host].weight = UNDECLARED
                 self._record(each)
                 self._directories[each.directory].last_build[each.source] = None
 
@@ -295,7 +301,7 @@ class Learning:
                 if on is not host:
                     total += on.weight * (other.log_s + on.mean)
                     weights += on.weight
-            if weights:
+            if weights > len(seen.file.seen) * UNDECLARED:
                 age_s = max(0.0, now - seen.at)
                 variance = NOISE_SD**2 + 1.0 / weights + AGEING_PER_S * age_s
                 says.append((total / weights - seen.log_s, variance))

@@ -1,0 +1,130 @@
+"""What is learned from compiles: costs, speeds, builds; and what must not be believed."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from compilefarm.learning import COMPILES_OF_HOST, Learning, wild
+
+WILD = [0.0, -1.0, math.nan, math.inf, 365 * 86_400.0, 1e-9]
+
+
+def learned(learning: Learning, files: int) -> list[float | None]:
+    return [learning.cost("/d", f"{n}.c") for n in range(files)]
+
+
+def test_a_file_costs_what_it_took_times_the_speed() -> None:
+    learning = Learning()
+    learning.declare("h", 4.0)
+    assert learning.cost("/d", "a.c") is None
+    learning.observe("/d", "a.c", "h", 0.5, 1.0)
+    assert learning.cost("/d", "a.c") == pytest.approx(2.0)
+    assert learning.cost("/elsewhere", "a.c") is None
+
+
+@pytest.mark.parametrize("took_s", WILD)
+def test_a_wild_time_changes_nothing(took_s: float) -> None:
+    learning = Learning()
+    learning.declare("h", 4.0)
+    learning.observe("/d", "a.c", "h", 0.5, 1.0)
+    before = (learning.cost("/d", "a.c"), learning.speed("h"), learning.confidence("h"))
+    learning.unsaved()
+    for source in ("a.c", "new.c"):
+        assert wild(took_s)
+        assert learning.observe("/d", source, "h", took_s, 2.0) == []
+    assert (learning.cost("/d", "a.c"), learning.speed("h"), learning.confidence("h")) == before
+    assert learning.cost("/d", "new.c") is None
+    assert learning.unsaved() == ([], [])
+
+
+def test_a_clock_that_jumped_changes_nothing_that_was_learned() -> None:
+    learning = Learning()
+    for host in ("h", "i"):
+        learning.declare(host, 2.0)
+        for n in range(30):
+            learning.observe("/d", f"{n}.c", host, 1.0, float(n))
+    before = learning.cost("/d", "0.c")
+    for now in (1e12, -1e12, 0.0):
+        learning.observe("/d", "0.c", "h", 1.0, now)
+    assert learning.cost("/d", "0.c") == pytest.approx(before)
+    assert learning.speed("h") == pytest.approx(2.0, rel=0.05)
+
+
+def wrong_power(noise: float, declared: float, pinned: bool = False) -> Learning:
+    """Three hosts of power index 2 compile 60 files in turn; one was declared otherwise."""
+    chance = random.Random(3)
+    learning = Learning()
+    learning.declare("a", 2.0)
+    learning.declare("b", 2.0)
+    learning.declare("odd", declared, pinned)
+    costs = [math.exp(chance.gauss(0.0, 1.0)) for _ in range(60)]
+    for build in range(4):
+        for n, cost_s in enumerate(costs):
+            host = ("a", "b", "odd")[(n + build) % 3]
+            took_s = cost_s / 2.0 * math.exp(chance.gauss(0.0, noise))
+            learning.observe("/d", f"{n}.c", host, took_s, build * 100.0 + n)
+    return learning
+
+
+@pytest.mark.parametrize("declared", [2.0 / 3.0, 6.0])
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_a_wrong_power_index_is_found_out(declared: float, noise: float) -> None:
+    learning = wrong_power(noise, declared)
+    ratio = learning.speed("odd") / learning.speed("a")
+    assert ratio == pytest.approx(1.0, rel=0.15)
+    assert learning.confidence("odd") > 0.5
+
+
+def test_a_pinned_power_index_stays() -> None:
+    assert wrong_power(0.0, 6.0, pinned=True).speed("odd") == pytest.approx(6.0)
+
+
+def test_one_compile_that_went_wrong_is_outvoted() -> None:
+    learning = wrong_power(0.05, 2.0)
+    before = learning.speed("odd")
+    learning.observe("/d", "0.c", "odd", 3000.0, 500.0)
+    for n in range(1, COMPILES_OF_HOST // 8):
+        learning.observe("/d", f"{n}.c", "a", 1.0, 500.0 + n)
+    assert learning.speed("odd") == pytest.approx(before, rel=0.1)
+
+
+def test_a_build_is_remembered_in_its_order() -> None:
+    learning = Learning()
+    learning.declare("h", 1.0)
+    for source in ("b.c", "a.c", "c.c"):
+        learning.observe("/d", source, "h", 1.0, 1.0)
+    learning.build_ended("/d", dict.fromkeys(("b.c", "a.c", "c.c")), 3)
+    assert list(learning.outlook("/d")) == ["b.c", "a.c", "c.c"]
+    assert learning.jobs("/d") == 3
+    learning.build_ended("/d", {"a.c": None}, 1)  # a partial build is not the next one's outlook
+    assert set(learning.outlook("/d")) == {"a.c", "b.c", "c.c"}
+    assert learning.jobs("/d") == 3
+
+
+def test_what_was_kept_is_learned_again() -> None:
+    first = wrong_power(0.0, 6.0)
+    compiles, forgotten = first.unsaved()
+    assert forgotten == []
+    again = Learning()
+    again.restore(compiles)
+    again.declare("a", 2.0)
+    again.declare("b", 2.0)
+    again.declare("odd", 6.0)
+    assert learned(again, 60) == pytest.approx(learned(first, 60), rel=0.3)
+    assert len(again.outlook("/d")) == 60
+
+
+def test_memory_is_believed_at_once_when_it_is_more() -> None:
+    learning = Learning()
+    learning.declare("h", 1.0)
+    learning.observe("/d", "a.c", "h", 1.0, 1.0)
+    learning.observe_memory("/d", 900.0)
+    assert learning.memory_mb("/d") == 900.0
+    for memory_mb in (0.0, -5.0, math.nan, math.inf):
+        learning.observe_memory("/d", memory_mb)
+    assert learning.memory_mb("/d") == 900.0
+    learning.observe_memory("/d", 100.0)
+    assert 800.0 < learning.memory_mb("/d") < 900.0
