@@ -1,0 +1,155 @@
+"""simulate-farm: the figures that placement promises, and what is said of a bad file."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from compilefarm.hosts_info import parse_hosts_info
+from compilefarm.learning import Learning
+from compilefarm.model import Declaration
+from compilefarm.placement.policies import make_policy
+from compilefarm.simulate import Build, Result, Simulation, jain_index, lower_bound_s
+from compilefarm.trace import ForeignLoad, TracedFile, parse_trace
+
+BENCH = Path(__file__).parent.parent / "bench"
+TRACES = {path.stem: path for path in sorted((BENCH / "traces").glob("*.csv"))}
+FARMS = {path.stem: path for path in sorted((BENCH / "farms").glob("*.txt"))}
+
+
+def play(
+    policy: str,
+    hosts: Sequence[Declaration],
+    files: list[TracedFile],
+    jobs: int,
+    *,
+    builds: int = 1,
+    builders: int = 1,
+    load: tuple[ForeignLoad, ...] = (),
+) -> list[Result]:
+    chance = random.Random(1)
+    simulation = Simulation(make_policy(policy, Learning(), chance), hosts, load, 0.0, chance)
+    made = [Build(f"user{n}", f"/home/user{n}", files, jobs) for n in range(builders)]
+    return [simulation.play(made) for _ in range(builds)]
+
+
+def mean(values: list[float]) -> float:
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+def cases() -> list[tuple[Sequence[Declaration], list[TracedFile], int]]:
+    found = []
+    for trace in TRACES.values():
+        for farm in FARMS.values():
+            hosts = parse_hosts_info(farm.read_text(), str(farm))
+            slots = sum(host.slots or 1 for host in hosts)
+            files = parse_trace(trace.read_text(), str(trace))
+            found += [(hosts, files, max(1, int(part * slots))) for part in (0.5, 1, 2)]
+    return found
+
+
+@pytest.mark.slow
+def test_builds_are_as_good_as_promised() -> None:
+    first, second, tier = [], [], []
+    for hosts, files, jobs in cases():
+        tier.append(play("tier", hosts, files, jobs)[0].ratio)
+        cold, warm = play("earliest", hosts, files, jobs, builds=2)
+        first.append(cold.ratio)
+        second.append(warm.ratio)
+    assert mean(first) <= 1.45
+    assert max(first) <= 2.2
+    assert mean(second) <= 1.12
+    assert max(second) <= 1.65
+    assert all(ours <= 1.03 * theirs for ours, theirs in zip(second, tier, strict=True))
+
+
+@pytest.mark.slow
+def test_users_share_the_farm_evenly() -> None:
+    for hosts, files, jobs in cases():
+        for result in play("earliest", hosts, files, jobs, builders=4, builds=2):
+            assert result.jain >= 0.98
+
+
+@pytest.mark.slow
+def test_wrong_power_indices_are_made_good_by_the_third_build() -> None:
+    chance = random.Random(5)
+    right, wrong = [], []
+    for hosts, files, jobs in cases():
+        odd = chance.sample(range(len(hosts)), len(hosts) // 3)
+        said = []
+        for number, host in enumerate(hosts):
+            power_index = host.power_index or 1.0
+            factor = chance.choice((3.0, 1 / 3)) if number in odd else 1.0
+            said.append(
+                Declaration(
+                    host.host,
+                    slots=host.slots,
+                    power_index=power_index * factor,
+                    actual_power_index=power_index,
+                )
+            )
+        right.append(play("earliest", hosts, files, jobs, builds=3)[-1].ratio)
+        wrong.append(play("earliest", said, files, jobs, builds=3)[-1].ratio)
+    assert mean(wrong) <= 1.10 * mean(right)
+
+
+def test_a_host_that_its_owner_uses_is_left_alone_within_two_seconds() -> None:
+    hosts = [
+        Declaration("desk", slots=4, power_index=8.0),
+        Declaration("other", slots=4, power_index=2.0),
+    ]
+    files = [TracedFile(f"{n}.c", 2.0) for n in range(400)]
+    load = (ForeignLoad(5.0, "desk", 4.0), ForeignLoad(25.0, "desk", 0.0))
+    free = play("earliest", hosts, files, 8)[0].makespan_s
+    without = play("earliest", hosts[1:], files, 8)[0].makespan_s
+    loaded = play("earliest", hosts, files, 8, load=load)[0].makespan_s
+    # For 20 s only the other host's share of the work goes on; noticing costs 2 s each way at most.
+    lost_s = 20.0 * (1 - free / without)
+    assert free + lost_s - 1.0 <= loaded <= free + lost_s + 4.0
+
+
+def test_the_lower_bound() -> None:
+    assert lower_bound_s([6.0, 1.0, 1.0], [2.0, 1.0], 2) == pytest.approx(3.0)
+    assert lower_bound_s([1.0] * 9, [2.0, 1.0, 1.0], 2) == pytest.approx(3.0)
+    assert jain_index([1.0, 1.0, 1.0]) == pytest.approx(1.0)
+    assert jain_index([1.0, 0.0]) == pytest.approx(0.5)
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "compilefarm.simulate", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_the_program_prints_json() -> None:
+    done = run(
+        *("--hosts-info", FARMS["office"], "--trace", TRACES["lua"], "--jobs", 8),
+        *("--builders", 2, "--builds", 2, "--json"),
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert len(figures["builds"]) == 2
+    build = figures["builds"][1]
+    assert build["ratio"] == pytest.approx(build["makespan_s"] / build["lower_bound_s"], rel=1e-3)
+    assert [user["user"] for user in build["users"]] == ["user1", "user2"]
+
+
+def test_the_program_names_what_is_wrong(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.csv"
+    bad.write_text("source,compile_s\na.c,0\n")
+    done = run("--hosts-info", FARMS["office"], "--trace", bad, "--jobs", 8)
+    assert done.returncode == 1
+    assert f"{bad}:2: column compile_s" in done.stderr
+    assert run("--hosts-info", FARMS["office"], "--trace", tmp_path, "--jobs", 8).returncode == 1
+    assert run("--hosts-info", FARMS["office"], "--trace", bad).returncode == 2
