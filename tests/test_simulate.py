@@ -45,7 +45,7 @@ def mean(values: list[float]) -> float:
 
 
 def cases() -> list[tuple[Sequence[Declaration], list[TracedFile], int]]:
-    found = []
+    found: list[tuple[Sequence[Declaration], list[TracedFile], int]] = []
     for trace in TRACES.values():
         for farm in FARMS.values():
             hosts = parse_hosts_info(farm.read_text(), str(farm))
