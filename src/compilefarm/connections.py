@@ -28,7 +28,14 @@ from compilefarm.events import (
 from compilefarm.farm import Farm
 from compilefarm.hosts_info import POWER_INDEX_LIMIT, SLOTS_LIMIT, split_host
 from compilefarm.model import DISTCC_PORT, Declaration, Lease, Load, Outcome, Request
-from compilefarm.wire import LineSplitter, Message, WireError, format_line, parse_line
+from compilefarm.wire import (
+    LineSplitter,
+    Message,
+    WireError,
+    encoded,
+    format_line,
+    parse_line,
+)
 
 LINE_WITHIN_S = 10.0
 UNREAD_LIMIT_BYTES = 64 * 1024
@@ -91,7 +98,10 @@ class LineConnection(asyncio.Protocol):
 
     def send(self, verb: str, **words: object) -> None:
         """Send one message; a client that does not read what it is sent is dropped."""
-        self._transport.write(format_line(verb, **words))
+        self._write(format_line(verb, **words))
+
+    def _write(self, line: bytes) -> None:
+        self._transport.write(line)
         if self._transport.get_write_buffer_size() > UNREAD_LIMIT_BYTES:
             self._transport.abort()
 
@@ -206,8 +216,10 @@ class RequestConnection(LineConnection):
     def grant(self, lease: Lease, address: str) -> None:
         """Tell the client which slot it has."""
         host = lease.host
-        self.send(
-            "lease", id=lease.id, host=host.name, address=address, port=host.port, slots=host.slots
+        # The one line of every compile: `format_line` takes four times as long for it.
+        self._write(
+            f"lease id={lease.id} host={encoded(host.name)} address={address}"
+            f" port={host.port} slots={host.slots}\n".encode()
         )
 
     def ended(self) -> None:

@@ -91,7 +91,7 @@ TELL_WAIT_AFTER_S = 0.05
 # A host is suspected to be mute when no compile ended there for so many typical compile times.
 PATIENCE_TYPICAL = 20.0
 PATIENCE_LEAST_S = 10.0
-PATIENCE_UNKNOWN_S = 60.0
+PATIENCE_UNKNOWN_S = 20.0
 # CPU use that shows a distccd to be at work.
 AT_WORK_CPUS = 0.1
 

@@ -135,19 +135,20 @@ def format_line(verb: str, **words: object) -> bytes:
     Floats are written in plain decimal notation, rounded to a millionth; lists with commas between.
     """
     parts = [verb]
-    parts += [f"{key}={_encoded(value)}" for key, value in words.items() if value is not None]
+    parts += [f"{key}={encoded(value)}" for key, value in words.items() if value is not None]
     return (" ".join(parts) + "\n").encode()
 
 
-def _encoded(value: object) -> str:
+def encoded(value: object) -> str:
+    """Return a value as it is written in a message."""
     if isinstance(value, int):
         return str(value)
     if isinstance(value, float):
         return f"{value:.6f}".rstrip("0").rstrip(".")
     if isinstance(value, (set, frozenset)):
-        return ",".join(sorted(map(_encoded, value)))
+        return ",".join(sorted(map(encoded, value)))
     if isinstance(value, (list, tuple)):
-        return ",".join(map(_encoded, value))
+        return ",".join(map(encoded, value))
     text = str(value)
     if _PLAIN.match(text):
         return text

@@ -107,6 +107,7 @@ class Build:
 
     def __init__(self, key: BuildKey, outlook: dict[str, float], jobs: int) -> None:
         self.key = key
+        self.queue_of: dict[tuple[str, str, frozenset[str]], Queue] = {}  # by restriction
         self.queues: dict[tuple[frozenset[Signature], frozenset[str]], Queue] = {}
         self.waiting = 0
         self.unknown = 0

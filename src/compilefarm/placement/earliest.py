@@ -113,6 +113,7 @@ class EarliestPolicy:
         self._ready: dict[BuildKey, None] = {}  # builds worth asking
         self._asleep: dict[int, dict[BuildKey, None]] = {}  # by the class that they refused
         self._alarms: list[tuple[float, BuildKey]] = []  # ask that build again then
+        self._fresh: list[Waiting] = []  # came since the last decision
         self._patience: list[tuple[float, int, Waiting]] = []
         self._overdue: dict[int, Waiting] = {}
         self._active = 0
@@ -240,6 +241,7 @@ class EarliestPolicy:
         for build in self._builds.values():
             waiting = [each for queue in build.queues.values() for each in queue.all()]
             build.queues = {}
+            build.queue_of = {}
             for each in sorted(waiting, key=lambda each: each.number):
                 each.queue = self._queue(build, each.request)
                 each.queue.put(each)
@@ -263,11 +265,15 @@ class EarliestPolicy:
         return view
 
     def _queue(self, build: Build, request: Request) -> Queue:
+        queue = build.queue_of.get(request.restriction)
+        if queue is not None:
+            return queue
         signatures = frozenset(signature for signature in self._groups if request.admits(signature))
         key = (signatures, request.avoid)
         queue = build.queues.get(key)
         if queue is None:
             queue = build.queues[key] = Queue(self._view(signatures), request.avoid)
+        build.queue_of[request.restriction] = queue
         return queue
 
     # -- requests
@@ -289,9 +295,7 @@ class EarliestPolicy:
         )
         self._waiting[request.id] = waiting
         build.put(waiting)
-        free = waiting.queue.view.fastest_free(request.avoid)
-        waiting.at_once_speed = free.speed if free else waiting.queue.view.slowest_speed()
-        heappush(self._patience, (self._patience_ends(waiting, now), self._serial, waiting))
+        self._fresh.append(waiting)
         build.gather(request, now)
         if now < build.gathers_until:
             heappush(self._alarms, (build.gathers_until, build.key))
@@ -426,6 +430,8 @@ class EarliestPolicy:
 
     def next_grant(self, now: float) -> tuple[Request, Host] | None:
         """See `Policy`."""
+        if self._fresh and self._fresh[0].arrived < now:
+            self._begin_patience()
         if self._patience and self._patience[0][0] <= now:
             self._note_overdue(now)
         while self._alarms and self._alarms[0][0] <= now:
@@ -448,6 +454,8 @@ class EarliestPolicy:
 
     def next_deadline(self) -> float | None:
         """See `Policy`."""
+        if self._fresh:
+            self._begin_patience()
         if not self._waiting:
             return None
         while self._patience and self._patience[0][2].request.id not in self._waiting:
@@ -509,6 +517,9 @@ class EarliestPolicy:
             place = queue.view.fastest_free(queue.avoid)
             if place is None:
                 continue
+            if len(queue) == 1 and queue.view.is_fastest(place):
+                # There is no faster slot to wait for, and nothing to choose from.
+                return queue.all()[0], place
             fitting = self._fitting(build, queue, place, now)
             if fitting is not None:
                 return fitting, place
@@ -641,6 +652,19 @@ class EarliestPolicy:
         cost = waiting.cost if waiting.cost is not None else typical
         queued_s = (build.waiting_work + build.unknown * typical) / self._share(build)
         return waiting.arrived + cost / waiting.at_once_speed + PATIENCE * queued_s
+
+    def _begin_patience(self) -> None:
+        """Find out until when those that were not granted at once may be passed over."""
+        for waiting in self._fresh:
+            request = waiting.request
+            if self._waiting.get(request.id) is not waiting:
+                continue
+            view = waiting.queue.view
+            free = view.fastest_free(request.avoid)
+            waiting.at_once_speed = free.speed if free else view.slowest_speed()
+            ends = self._patience_ends(waiting, waiting.arrived)
+            heappush(self._patience, (ends, waiting.number, waiting))
+        self._fresh.clear()
 
     def _note_overdue(self, now: float) -> None:
         for _ in range(OVERDUE_AT_ONCE):

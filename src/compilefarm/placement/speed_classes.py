@@ -171,6 +171,15 @@ class View:
             left -= speed_class.slots
         return power
 
+    def is_fastest(self, place: Place) -> bool:
+        """Whether no class above a place's has slots, busy or not."""
+        for index in reversed(self.order):
+            if index <= place.index:
+                return True
+            if self.classes[index].slots > 0:
+                return False
+        return True
+
     def top_speed(self) -> float:
         """Return the speed of the fastest class that has slots, busy or not; 1 if there is none."""
         for index in reversed(self.order):
