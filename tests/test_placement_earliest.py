@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -279,3 +280,18 @@ def test_nobody_starves_whatever_happens(seed: int) -> None:
             yard.end(min(yard.leases))
     assert not yard.farm.waiting
     assert longest_s < 300.0
+
+
+@pytest.mark.parametrize("wild", [0.0, -1.0, math.nan, math.inf, 365 * 86_400.0])
+def test_a_wild_report_changes_nothing(wild: float) -> None:
+    yard = Farmyard(host("a", 2, 4))
+    yard.ask()
+    yard.until(yard.now + 1.0)
+    yard.end(1, Outcome(exit=0, wall_s=wild, cpu_s=wild))
+    assert yard.learning.cost("/ann", "a.c") is None
+    load = Load(memory_free_mb=wild, cpu_pressure=wild, foreign_cpus=max(0.0, wild), cpus=2)
+    yard.play(LoadReported("a", DISTCC_PORT, "a", load))
+    yard.play(LoadReported("a", DISTCC_PORT, "a", Load(cpus=2)))
+    number = yard.ask()
+    yard.until(yard.now + 0.1)
+    assert yard.host_of(number) == "a"

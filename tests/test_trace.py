@@ -40,3 +40,8 @@ def test_load_comes_in_the_order_of_time() -> None:
     assert parse_load(text, "l.csv") == [ForeignLoad(1.0, "b", 0.5), ForeignLoad(5.0, "a", 2.0)]
     with pytest.raises(TraceError, match=r"l.csv:2: column time_s: -1 is not 0 or more"):
         parse_load("time_s,host,foreign_cpus\n-1,a,2\n", "l.csv")
+
+
+def test_a_record_is_read_though_a_compile_was_over_at_once() -> None:
+    text = "source,compile_s,ending\na.c,0.0000,done\nb.c,1,failed\n"
+    assert parse_trace(text, "r.csv") == [TracedFile("a.c", 0.0001)]

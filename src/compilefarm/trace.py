@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 # A compile that took longer than a day is a clock that jumped.
 LONGEST_S = 86_400.0
+SHORTEST_S = 1e-4  # stands for what a record, with four decimals, shows as 0
 
 
 class TraceError(ValueError):
@@ -55,7 +56,7 @@ def parse_trace(text: str, file: str) -> list[TracedFile]:
     Raises `TraceError` when there is none, a column is missing, or a number is none or not above 0.
     """
     rows = [
-        TracedFile(row.text("source"), row.number("compile_s", above=0.0))
+        TracedFile(row.text("source"), row.cost_s())
         for row in _rows(text, file, ("source", "compile_s"))
         if row.is_done()
     ]
@@ -73,7 +74,7 @@ def parse_record(text: str, file: str) -> list[TracedLease]:
     leases = [
         TracedLease(
             row.text("source"),
-            row.number("compile_s", above=0.0),
+            row.cost_s(),
             row.text("user"),
             row.text("dir"),
             row.number("arrived_s"),
@@ -125,6 +126,11 @@ class _Row:
         if column.endswith("compile_s") and number > LONGEST_S:
             raise TraceError(f"{self.where}: column {column}: {value[:40]} is over a day")
         return number
+
+    def cost_s(self) -> float:
+        if "ending" in self.values and self.number("compile_s") == 0.0:
+            return SHORTEST_S
+        return self.number("compile_s", above=0.0)
 
     def is_done(self) -> bool:
         return self.values.get("ending", "done") == "done"

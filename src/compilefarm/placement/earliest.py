@@ -169,7 +169,7 @@ class EarliestPolicy:
         slots, reasons = host.slots, []
         cpus = load.cpus or host.slots
         if load.foreign_cpus > FOREIGN_NOISE_CPUS:
-            left = max(0, int(cpus - load.foreign_cpus + 0.5))
+            left = int(max(0.0, cpus - load.foreign_cpus + 0.5))
             if left < slots:
                 slots = left
                 reasons.append(f"{load.foreign_cpus:.1f} of {cpus} CPUs are in foreign use")
@@ -178,7 +178,7 @@ class EarliestPolicy:
             slots = room
             reasons.append(f"memory for {room} compiles: {load.memory_free_mb:.0f} MB are free")
         if load.cpu_pressure is not None and load.own_cpus + load.foreign_cpus < cpus - 0.5:
-            stalled = max(0.0, load.cpu_pressure - PRESSURE_NORMAL)
+            stalled = max(0.0, min(load.cpu_pressure, 1.0) - PRESSURE_NORMAL)
             if stalled > 0.0:
                 speed *= 1.0 - stalled
                 reasons.append(f"tasks wait for a CPU {100 * load.cpu_pressure:.0f} % of the time")
@@ -188,7 +188,7 @@ class EarliestPolicy:
 
     def _memory_room(self, host: Host, load: Load) -> int | None:
         """Return how many compiles fit a host's memory, those counted that ran when it reported."""
-        if load.memory_free_mb is None:
+        if load.memory_free_mb is None or not math.isfinite(load.memory_free_mb):
             return None
         report = self._leases_at_report.get(host.name)
         if report is None or report[0] is not load:
@@ -342,7 +342,7 @@ class EarliestPolicy:
         self._offer(place)
         if whole:
             self._learn(lease, outcome, now)
-            if outcome.cpu_s is not None:
+            if outcome.cpu_s is not None and 0.0 <= outcome.cpu_s <= now - lease.granted:
                 build.preprocessed(outcome.cpu_s)
         build.credit = min(build.credit + STEPS_EARNED, STEPS_SAVED)
         if build.waiting:
