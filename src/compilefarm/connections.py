@@ -29,6 +29,7 @@ from compilefarm.farm import Farm
 from compilefarm.hosts_info import POWER_INDEX_LIMIT, SLOTS_LIMIT, split_host
 from compilefarm.model import DISTCC_PORT, Declaration, Lease, Load, Outcome, Request
 from compilefarm.wire import (
+    LINE_LIMIT_BYTES,
     LineSplitter,
     Message,
     WireError,
@@ -138,6 +139,16 @@ class LineConnection(asyncio.Protocol):
         """Split into lines and work on them."""
         if self._transport.is_closing():
             return
+        length = len(data)
+        if (
+            data.find(b"\n") == length - 1
+            and length <= LINE_LIMIT_BYTES
+            and not (self._waiting or self._lines.pending or self._task)
+        ):
+            # One whole line and nothing else: almost always so, and less work.
+            self._server.overdue_at.pop(self, None)
+            self._take_line(data[:-1])
+            return
         waiting = len(self._waiting)
         try:
             for line in self._lines.feed(data):
@@ -172,13 +183,16 @@ class LineConnection(asyncio.Protocol):
 
     def _work(self) -> None:
         while self._waiting and self._task is None and not self._transport.is_closing():
-            try:
-                slow = self.take(parse_line(self._waiting.popleft()))
-            except WireError as error:
-                self._complain(error)
-                return
-            if slow is not None:
-                self._task = asyncio.ensure_future(self._work_slowly(slow))
+            self._take_line(self._waiting.popleft())
+
+    def _take_line(self, line: bytes) -> None:
+        try:
+            slow = self.take(parse_line(line))
+        except WireError as error:
+            self._complain(error)
+            return
+        if slow is not None:
+            self._task = asyncio.ensure_future(self._work_slowly(slow))
 
     async def _work_slowly(self, slow: Coroutine[Any, Any, None]) -> None:
         try:

@@ -590,6 +590,8 @@ class Farm:
         """Do nothing: what is due is done after any event."""
 
     def _ring(self) -> None:
+        if not self._timers.may_be_due(self._now):
+            return
         while (key := self._timers.pop_due(self._now)) is not None:
             kind, subject = key
             if kind == "tell":

@@ -51,6 +51,10 @@ class Timers:
             heapq.heappop(self._heap)
         return None
 
+    def may_be_due(self, now: float) -> bool:
+        """Whether `pop_due` may have something: a cheap look, before a thorough one."""
+        return bool(self._heap) and self._heap[0][0] <= now
+
     def pop_due(self, now: float) -> Key | None:
         """Return and clear a key that is due, or None."""
         due = self.next_due()

@@ -263,6 +263,7 @@ class Build:
     def expect(self, running: Running, serial: int) -> None:
         """Take note of when a lease is expected to end."""
         heappush(self.soonest, (running.end_s, serial, running))
-        heappush(self.latest, (-running.end_s, serial, running))
         drop_untrue(self.soonest, len(self.held))
-        drop_untrue(self.latest, len(self.held))
+        if self.warm:  # a first build has no use for its latest end
+            heappush(self.latest, (-running.end_s, serial, running))
+            drop_untrue(self.latest, len(self.held))

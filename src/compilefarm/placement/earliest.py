@@ -369,8 +369,9 @@ class EarliestPolicy:
 
     def _build_of(self, request: Request, now: float) -> Build:
         """Return the build that a request belongs to, which may begin with it."""
-        for key in list(self._over(now)):
-            self._close(key)
+        if self._idle:
+            for key in list(self._over(now)):
+                self._close(key)
         key = _key(request)
         build = self._builds.get(key)
         if build is None:
@@ -496,7 +497,7 @@ class EarliestPolicy:
         """Return the ready build to ask first: the least served one of the least served user."""
         best: Build | None = None
         rank = (math.inf, math.inf)
-        for key in list(self._ready):
+        for key in tuple(self._ready):
             build = self._builds.get(key)
             if build is None or not build.waiting:
                 del self._ready[key]
@@ -705,6 +706,8 @@ class EarliestPolicy:
 
     def _wake_below(self, index: int) -> None:
         """A slot of this class came free: who refused a slower one may want it."""
+        if not self._asleep:
+            return
         for refused in [refused for refused in self._asleep if refused < index]:
             self._ready.update(self._asleep.pop(refused))
 
