@@ -32,8 +32,9 @@ from compilefarm.placement.earliest import EarliestPolicy
 from compilefarm.placement.tier import TierPolicy
 
 FEW_HOSTS, MANY_HOSTS = 10, 5000
-SLOTS = 32
 AT_ONCE = 64
+SLOTS = 32  # of a host: more than are used at once on the small farm, too
+BUSY_SLOTS = 4  # of a host, where all are to be in use
 RATIO_LIMIT = 1.5
 STALL_LIMIT_MS = 100.0
 POLICIES: dict[str, Callable[[], Policy]] = {
@@ -44,7 +45,7 @@ POLICIES: dict[str, Callable[[], Policy]] = {
 
 def measure(*, quick: bool) -> Table:
     """Return the section's table."""
-    rounds, grants, requests = (1, 50, 200) if quick else (7, 1000, 4000)
+    rounds, grants, requests = (1, 50, 1000) if quick else (7, 1000, 4000)
     many = 100 if quick else MANY_HOSTS
     rows = []
     for name, policy in POLICIES.items():
@@ -84,10 +85,10 @@ def _row(what: str, turns: list[tuple[float, float]]) -> Row:
     )
 
 
-def _hosts_info(hosts: int) -> str:
+def _hosts_info(hosts: int, slots: int = SLOTS) -> str:
     """Return a farm with the same number of slots a host and 20 speeds, whatever its size."""
     return "".join(
-        f"host{number} {SLOTS} {1 + number % 20} address=127.0.0.1 static\n"
+        f"host{number} {slots} {1 + number % 20} address=127.0.0.1 static\n"
         for number in range(hosts)
     )
 
@@ -97,14 +98,17 @@ class _Work:
 
     def __init__(self, policy: Policy, hosts: int, busy: bool) -> None:
         self._farm = Farm(policy)
-        self._farm.handle(HostsListed(parse_hosts_info(_hosts_info(hosts), "bench")), 0.0)
+        per_host = BUSY_SLOTS if busy else SLOTS
+        hosts_info = parse_hosts_info(_hosts_info(hosts, per_host), "bench")
+        self._farm.handle(HostsListed(hosts_info), 0.0)
         self._now = 0.0
         self._ids = itertools.count(1)
         self._running: deque[int] = deque()
-        slots = hosts * SLOTS
-        # A compile takes about a second: with more slots, more of them come in that time.
-        self._step_s = 1.0 / slots if busy else 1.0 / AT_ONCE
-        for _ in range(slots + AT_ONCE if busy else AT_ONCE):
+        at_once = hosts * per_host + AT_ONCE if busy else AT_ONCE
+        # A compile takes about a second: the more run, the more of them end in that time.
+        self._step_s = 1.0 / at_once
+        for _ in range(at_once):
+            self._now += self._step_s
             self._arrive()
 
     def grant_us(self, grants: int) -> float:

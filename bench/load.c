@@ -9,9 +9,10 @@
  * got another answer, percentiles from connect() to the whole answer, and the CPU use of this program.
  *
  * It is in C, and does with one system call what one can do, so that on two cores it is the server that
- * is measured. Each client has an address of its own: from one address the ports would run out, because
- * a closed connection keeps its port for a minute. Connecting does not block, because with a server
- * whose queue is full all the other clients would stop, too.
+ * is measured. A closed connection keeps its port for a minute, so thousands a second would use up the
+ * ports that the system hands out, and nobody on the machine could start a server. So each client has an
+ * address of its own, and takes its ports from below those. Connecting does not block, because with a
+ * server whose queue is full all the other clients would stop, too.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -27,10 +28,17 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { CLIENTS_MAX = 250, MESSAGE_MAX = 4096, STUCK_MS = 20000 };
+enum {
+    CLIENTS_MAX = 250,
+    MESSAGE_MAX = 4096,
+    STUCK_MS = 20000,
+    FIRST_PORT = 22000, /* below what Linux hands out, and above what has a name */
+    PORTS = 10000,
+};
 
 struct client {
     int fd;
+    unsigned port; /* the next one, counted from anywhere */
     bool asked;
     size_t received;
     double start_s;
@@ -87,6 +95,29 @@ static struct message read_message(const char *text)
     return message;
 }
 
+/* Connect from the client's next port that nobody has. */
+static void reach(struct client *client)
+{
+    for (int tries = 0; tries < PORTS; tries++) {
+        int yes = 1;
+        struct sockaddr_in own = {.sin_family = AF_INET};
+        own.sin_addr.s_addr = htonl(0x7f010001u + (unsigned)(client - clients)); /* 127.1.0.1 ... */
+        own.sin_port = htons((uint16_t)(FIRST_PORT + client->port++ % PORTS));
+        client->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+        if (client->fd < 0)
+            fail("socket");
+        setsockopt(client->fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+        if (bind(client->fd, (struct sockaddr *)&own, sizeof own) == 0 &&
+            (connect(client->fd, (struct sockaddr *)&server, sizeof server) == 0 ||
+             errno == EINPROGRESS))
+            return;
+        if (errno != EADDRINUSE && errno != EADDRNOTAVAIL)
+            break;
+        close(client->fd);
+    }
+    fail("connect");
+}
+
 static void start(struct client *client)
 {
     client->fd = -1;
@@ -96,17 +127,7 @@ static void start(struct client *client)
     client->asked = false;
     client->received = 0;
     client->start_s = now_s();
-    client->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-    if (client->fd < 0)
-        fail("socket");
-    int yes = 1;
-    setsockopt(client->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &yes, sizeof yes);
-    struct sockaddr_in own = {.sin_family = AF_INET};
-    own.sin_addr.s_addr = htonl(0x7f010001u + (unsigned)(client - clients)); /* 127.1.0.1 ... */
-    if (bind(client->fd, (struct sockaddr *)&own, sizeof own) != 0)
-        fail("bind");
-    if (connect(client->fd, (struct sockaddr *)&server, sizeof server) != 0 && errno != EINPROGRESS)
-        fail("connect");
+    reach(client);
     struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLET, .data.ptr = client};
     if (epoll_ctl(events_fd, EPOLL_CTL_ADD, client->fd, &event) != 0)
         fail("epoll_ctl");
@@ -195,8 +216,10 @@ int main(int argc, char **argv)
 
     to_start = requests;
     double start_s = now_s(), start_cpu_s = cpu_s();
-    for (long i = 0; i < count; i++)
+    for (long i = 0; i < count; i++) {
+        clients[i].port = (unsigned)getpid() * 97; /* not where the run before began */
         start(&clients[i]);
+    }
     while (done < requests) {
         struct epoll_event events[CLIENTS_MAX];
         int ready = epoll_wait(events_fd, events, CLIENTS_MAX, STUCK_MS);
