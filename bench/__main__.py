@@ -12,7 +12,7 @@ import subprocess
 import sys
 from typing import Protocol
 
-from bench import decision, gethost, server
+from bench import decision, gethost, placement, server
 from bench.programs import Missing
 from bench.table import Table, show
 
@@ -27,6 +27,7 @@ SECTIONS: dict[str, Section] = {
     "server": server.measure,
     "decision": decision.measure,
     "gethost": gethost.measure,
+    "placement": placement.measure,
 }
 
 

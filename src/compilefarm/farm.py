@@ -531,7 +531,7 @@ class Farm:
             self._timers.clear(("wait", request.id))
 
     def _grant(self) -> None:
-        while (choice := self.policy.next_grant(self._now)) is not None:
+        while self.waiting and (choice := self.policy.next_grant(self._now)) is not None:
             request, host = choice
             assert host.up, "a lease on a host that is not up"
             lease = Lease(request, host, host.take_slot(), self._now)

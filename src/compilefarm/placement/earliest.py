@@ -217,6 +217,7 @@ class EarliestPolicy:
             self._regroup()
             return
         group.places[host.name] = place
+        place.views = group.views
         for view in group.views:
             view.count(place, +1)
             view.offer(place)
@@ -226,6 +227,7 @@ class EarliestPolicy:
         group = self._groups[signature]
         place = group.places.pop(name)
         place.stamp += 1
+        place.views = ()
         for view in group.views:
             view.count(place, -1)
         if not group.places:
@@ -256,6 +258,7 @@ class EarliestPolicy:
                 group = self._groups[signature]
                 group.views.append(view)
                 for place in group.places.values():
+                    place.views = group.views
                     view.count(place, +1)
                     view.offer(place)
             for running in self._running.values():
@@ -685,10 +688,8 @@ class EarliestPolicy:
 
     def _expect(self, build: Build, running: Running) -> None:
         self._serial += 1
-        signature = self._signature_of.get(running.lease.host.name)
-        if signature is not None:
-            for view in self._groups[signature].views:
-                view.expect(running, self._serial)
+        for view in running.place.views:
+            view.expect(running, self._serial)
         build.expect(running, self._serial)
 
     def _put_off(self, build: Build, now: float) -> None:
@@ -699,10 +700,8 @@ class EarliestPolicy:
         """A slot of a place was taken or came free."""
         place.stamp += 1
         place.busy = len(place.host.leases)  # counted anew: `host_changed` may have come first
-        signature = self._signature_of.get(place.host.name)
-        if signature is not None:
-            for view in self._groups[signature].views:
-                view.offer(place)
+        for view in place.views:
+            view.offer(place)
 
     def _wake_below(self, index: int) -> None:
         """A slot of this class came free: who refused a slower one may want it."""

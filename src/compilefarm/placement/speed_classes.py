@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from bisect import insort
+from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 
@@ -28,7 +29,7 @@ class Place:
     """A host as placement sees it: `slots` of `speed`, of which so many are `busy`.
 
     `index` is the class of its speed. `stamp` goes up with every change: entries in heaps with an
-    older one are out of date.
+    older one are out of date. `views` are those that show it.
     """
 
     host: Host
@@ -37,6 +38,7 @@ class Place:
     slots: int = 0
     busy: int = 0
     stamp: int = 0
+    views: Sequence[View] = ()
 
 
 @dataclass(slots=True, eq=False)
