@@ -13,8 +13,8 @@ import pytest
 
 E2E_PROGRAMS = ("distcc", "distccd", "cc")
 
-# A shell that starts the tests in the background has them ignore SIGINT, and every program that they
-# start with them: it would be deaf to what is tested.
+# A shell that starts the tests in the background has them ignore SIGINT, and every program that
+# they start with them: it would be deaf to what is tested.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
