@@ -43,6 +43,8 @@ UNREAD_LIMIT_BYTES = 64 * 1024
 WAITING_LINES_LIMIT = 256
 DAY_S = 86_400.0
 
+SAID_NOTHING = Outcome()
+
 
 class Server(Protocol):
     """What a connection needs of host-server."""
@@ -238,7 +240,7 @@ class RequestConnection(LineConnection):
 
     def ended(self) -> None:
         """See `LineConnection`."""
-        self._end(Outcome())
+        self._end(SAID_NOTHING)
 
     def _request(self, message: Message) -> None:
         self._id = self._server.new_request_id()

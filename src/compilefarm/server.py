@@ -14,6 +14,7 @@ import contextlib
 import errno
 import gc
 import ipaddress
+import itertools
 import logging
 import math
 import random
@@ -80,6 +81,7 @@ PROBE_WITHIN_S = 3.0
 RESOLVE_WITHIN_S = 3.0
 LOG_AGAIN_S = 60.0
 BACKLOG = 4096
+ATTEMPTS = 200
 # A builder that lost its power is noticed by TCP keep-alive within about this time.
 KEEPALIVE_S = 15
 
@@ -291,6 +293,13 @@ class HostServer:
 
     def snapshot(self) -> dict[str, Any]:
         """Return the farm's snapshot, with the server's own figures."""
+        # It is made of many small things, none of them garbage: to have the collector look for some
+        # in the midst of it would double the pause.
+        gc.disable()
+        try:
+            farm = self.farm.snapshot()
+        finally:
+            gc.enable()
         return {
             "server": {
                 "version": __version__,
@@ -298,7 +307,7 @@ class HostServer:
                 "host": socket.gethostname(),
                 "base_port": self.base_port,
             },
-            **self.farm.snapshot(),
+            **farm,
         }
 
 
@@ -328,25 +337,32 @@ def listening_sockets(addresses: list[str], base: int) -> tuple[int, list[list[s
 
     A base of 0 is any at which four ports in a row are free. Raises OSError when a port is not.
     """
-    for attempt in range(100):
-        sockets: list[socket.socket] = []
+    if base:
+        return base, _in_a_row(addresses, base)
+    for attempt in range(ATTEMPTS):
+        # Below the range from which systems take the ports of outgoing connections: there, on a
+        # machine that builds all day, four in a row are hard to find.
+        first = random.randrange(10_000, 32_000)
         try:
-            first = base
-            for offset in range(PORTS):
-                for address in addresses:
-                    sockets.append(_listening_socket(address, first + offset if first else 0))
-                    first = first or sockets[0].getsockname()[1]
-        except (OSError, OverflowError):
-            for each in sockets:
-                each.close()
-            if base or attempt == 99:
+            return first, _in_a_row(addresses, first)
+        except OSError:
+            if attempt == ATTEMPTS - 1:
                 raise
-        else:
-            per_port = len(addresses)
-            return first, [
-                sockets[start : start + per_port] for start in range(0, len(sockets), per_port)
-            ]
     raise AssertionError("unreachable")
+
+
+def _in_a_row(addresses: list[str], first: int) -> list[list[socket.socket]]:
+    ports: list[list[socket.socket]] = []
+    try:
+        for port in range(first, first + PORTS):
+            ports.append([])
+            for address in addresses:
+                ports[-1].append(_listening_socket(address, port))
+    except OSError:
+        for each in itertools.chain(*ports):
+            each.close()
+        raise
+    return ports
 
 
 def _listening_socket(address: str, port: int) -> socket.socket:
