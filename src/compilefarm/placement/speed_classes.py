@@ -101,6 +101,8 @@ class View:
         self.power = 0.0
         self._maybe_free = 0
         self._serial = 0
+        self._top_speed = 1.0
+        self._top_version = -1
 
     def class_at(self, index: int) -> SpeedClass:
         """Return the class of that index."""
@@ -184,10 +186,12 @@ class View:
 
     def top_speed(self) -> float:
         """Return the speed of the fastest class that has slots, busy or not; 1 if there is none."""
-        for index in reversed(self.order):
-            if self.classes[index].slots > 0:
-                return self.classes[index].speed
-        return 1.0
+        if self._top_version != self.version:
+            self._top_version = self.version
+            with_slots = (index for index in reversed(self.order) if self.classes[index].slots > 0)
+            index = next(with_slots, None)
+            self._top_speed = 1.0 if index is None else self.classes[index].speed
+        return self._top_speed
 
     def slowest_speed(self) -> float:
         """Return the speed of the slowest class that has slots; 1 if there is none."""
