@@ -47,6 +47,7 @@ from compilefarm.farm import (
 )
 from compilefarm.model import Declaration, Host, Load, Outcome, Request
 from compilefarm.placement.tier import TierPolicy
+from compilefarm.snapshot import PIECE, whole
 
 PORT = 3632
 DONE = Outcome(exit=0)
@@ -751,3 +752,18 @@ def test_time_does_not_run_backwards(story: Story) -> None:
     story.now -= 500.0
     story.ends(number)
     assert story.compiles() == "desk1"
+
+
+# -- what monitors see
+
+
+def test_a_snapshot_in_pieces_bears_a_farm_that_changes_meanwhile() -> None:
+    farm = Farm(TierPolicy())
+    listed = [Declaration(f"h{n}", slots=1, static=True, address="10.0.0.1") for n in range(PIECE)]
+    farm.handle(HostsListed((*listed, Declaration("last", slots=1, static=True))), 0.0)
+    pieces = farm.snapshot_in_pieces()
+    next(pieces)
+    farm.handle(HostsListed(()), 1.0)
+    farm.handle(HostAdded(Declaration("late", slots=3), "10.0.0.9"), 1.0)
+    assert [host["name"] for host in whole(pieces)["hosts"]] == [each.name for each in listed]
+    assert [host["name"] for host in farm.snapshot()["hosts"]] == ["late"]

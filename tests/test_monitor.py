@@ -66,8 +66,11 @@ def over_http(
 ) -> None:
     """Run `talk` with the address of a monitor port."""
 
+    async def snapshot() -> dict[str, Any]:
+        return farm_snapshot()
+
     async def run() -> None:
-        runner = web.AppRunner(application(farm_snapshot, allowed))
+        runner = web.AppRunner(application(snapshot, allowed))
         await runner.setup()
         try:
             site = web.TCPSite(runner, "127.0.0.1", 0)

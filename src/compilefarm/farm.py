@@ -68,6 +68,7 @@ from compilefarm.model import (
     host_name,
 )
 from compilefarm.placement import Policy
+from compilefarm.snapshot import Pieces, Snapshot, snapshot_in_pieces, whole
 from compilefarm.timers import Timers
 
 # A report comes every 2 s: three lost ones in a row are no accident.
@@ -113,7 +114,7 @@ class Farm:
         self.refused = 0
         self.revoked = 0
         self.failed = 0
-        self._now = -math.inf
+        self.now = -math.inf  # the latest time handed in
         self._timers = Timers()
         self._typical_s: float | None = None
         self._effects: list[Effect] = []
@@ -135,7 +136,7 @@ class Farm:
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take an event in and return what is to be done about it, in order."""
-        self._now = max(now, self._now)
+        self.now = max(now, self.now)
         effects = self._effects = []
         self._choice_narrowed = False
         self._handlers[type(event)](event)
@@ -179,38 +180,13 @@ class Farm:
         users.add(user)
         return max(1, cpus) + -(-slots // len(users))
 
-    def snapshot(self) -> dict[str, Any]:
+    def snapshot(self) -> Snapshot:
         """Return all that monitors show, as plain JSON-ready values; times are ages in seconds."""
-        hosts = [self._host_snapshot(host) for host in self.hosts.values()]
-        return {
-            "policy": self.policy.name,
-            "hosts": hosts,
-            "requests": [
-                {
-                    "id": request.id,
-                    "user": request.user,
-                    "builder": request.builder,
-                    "source": request.source,
-                    "type": request.type,
-                    "compiler": request.compiler,
-                    "avoid": sorted(request.avoid),
-                    "waited_s": round(self._now - request.arrived, 3),
-                }
-                for request in self.waiting.values()
-            ],
-            "totals": {
-                "hosts": len(hosts),
-                "hosts_up": sum(host["state"] == "up" for host in hosts),
-                "slots": sum(host["slots"] for host in hosts if host["state"] == "up"),
-                "slots_in_use": sum(host["slots_in_use"] for host in hosts),
-                "slots_free": sum(host["slots_free"] for host in hosts),
-                "requests_waiting": len(self.waiting),
-                "leases_granted": self.granted,
-                "requests_refused": self.refused,
-                "leases_revoked": self.revoked,
-                "leases_failed": self.failed,
-            },
-        }
+        return whole(self.snapshot_in_pieces())
+
+    def snapshot_in_pieces(self) -> Pieces:
+        """Yield between the pieces of a snapshot, and return it."""
+        return snapshot_in_pieces(self)
 
     def check(self) -> None:
         """Assert every invariant; raises AssertionError. Costs as much as the farm is large."""
@@ -259,7 +235,7 @@ class Farm:
         host.offered = declaration
         host.added = True
         host.failures = 0
-        host.failed_at = self._now  # what began before tells nothing about the host of now
+        host.failed_at = self.now  # what began before tells nothing about the host of now
         host.doubts.clear()
         host.lacks = frozenset()
         host.quarantined = False
@@ -281,7 +257,7 @@ class Farm:
         host = self.find(event.host, event.port)
         if host is None or not host.added:
             return
-        host.drain_until = self._now + event.grace_s
+        host.drain_until = self.now + event.grace_s
         self._timers.set(("drain", host.name), host.drain_until)
         self._settle(host)
         if not host.leases:
@@ -327,9 +303,9 @@ class Farm:
             host = self._new_host(name, event.address, event.port)
             host.address = event.address
         host.load = event.load
-        host.load_at = self._now
+        host.load_at = self.now
         host.silent = False
-        self._timers.set(("silent", host.name), self._now + SILENT_AFTER_S)
+        self._timers.set(("silent", host.name), self.now + SILENT_AFTER_S)
         if event.load.distccd in ("", "running"):
             self._timers.clear(("lost", host.name))
         if host.slots == 0 and event.load.cpus:
@@ -343,7 +319,7 @@ class Farm:
             return
         self._fall_silent(host)
         if host.leases:
-            self._timers.set(("lost", host.name), self._now + LOST_AFTER_S)
+            self._timers.set(("lost", host.name), self.now + LOST_AFTER_S)
 
     def _fall_silent(self, host: Host) -> None:
         host.silent = True
@@ -394,7 +370,7 @@ class Farm:
         host.state, host.reason = self._standing_of_facts(host)
         if reason and host.state is State.AWAY:
             host.reason = reason
-        self.policy.host_changed(host, self._now)
+        self.policy.host_changed(host, self.now)
         standing = self.policy.standing(host)
         host.tier = standing.tier
         if (host.state, host.tier) == before:
@@ -407,7 +383,7 @@ class Farm:
                 HostNoted(host.name, f"{host.state.value}{', ' if why else ''}{why}")
             )
         if host.state is State.MUTE and host.leases:
-            self._timers.set(("lost", host.name), self._now + LOST_AFTER_S)
+            self._timers.set(("lost", host.name), self.now + LOST_AFTER_S)
 
     # -- hosts fail
 
@@ -424,16 +400,16 @@ class Farm:
 
     def _quarantine(self, host: Host, reason: str) -> None:
         host.failures += 1
-        host.failed_at = self._now
+        host.failed_at = self.now
         host.quarantined = True
         quarantine_s = min(QUARANTINE_S * 2 ** min(host.failures - 1, 10), QUARANTINE_LIMIT_S)
-        self._timers.set(("probation", host.name), self._now + quarantine_s)
+        self._timers.set(("probation", host.name), self.now + quarantine_s)
         self._effects.append(HostNoted(host.name, reason))
         self._settle(host)
 
     def _take_as_lacking(self, host: Host, compiler: str) -> None:
         host.lacks |= {compiler}
-        self._timers.set(("lacks", host.name), self._now + LACKS_FOR_S)
+        self._timers.set(("lacks", host.name), self.now + LACKS_FOR_S)
         self._effects.append(HostNoted(host.name, f"is taken to have no {compiler} for now"))
         self._settle(host)
         self._choice_narrowed = True
@@ -474,7 +450,7 @@ class Farm:
         if not host.leases or (host.load is not None and host.load.own_cpus > AT_WORK_CPUS):
             return False
         quiet_since = max(host.last_end, min(lease.granted for lease in host.leases.values()))
-        return self._now - quiet_since >= self._patience_s()
+        return self.now - quiet_since >= self._patience_s()
 
     def _revoke_leases(self, host: Host, reason: str) -> None:
         for lease in list(host.leases.values()):
@@ -488,11 +464,11 @@ class Farm:
         request = event.request
         assert request.id not in self.waiting, "a request's id was used before"
         assert request.id not in self.leases, "a request's id was used before"
-        request.arrived = self._now
+        request.arrived = self.now
         self.waiting[request.id] = request
-        self.policy.arrived(request, self._now)
+        self.policy.arrived(request, self.now)
         if request.wait_s:
-            self._timers.set(("wait", request.id), self._now + request.wait_s)
+            self._timers.set(("wait", request.id), self.now + request.wait_s)
 
     def _still_waiting(self, request: Request) -> None:
         """Tell a request that has just come and was not granted what it may expect."""
@@ -502,7 +478,7 @@ class Farm:
         elif request.wait_s == 0:
             self._refuse(request, "no slot is free now")
         else:
-            self._timers.set(("tell", request.id), self._now + TELL_WAIT_AFTER_S)
+            self._timers.set(("tell", request.id), self.now + TELL_WAIT_AFTER_S)
 
     def _refuse(self, request: Request, reason: str) -> None:
         self._withdraw(request)
@@ -523,7 +499,7 @@ class Farm:
     def _withdraw(self, request: Request) -> None:
         del self.waiting[request.id]
         self._clear_timers(request)
-        self.policy.withdrawn(request, self._now)
+        self.policy.withdrawn(request, self.now)
 
     def _clear_timers(self, request: Request) -> None:
         self._timers.clear(("tell", request.id))
@@ -531,17 +507,17 @@ class Farm:
             self._timers.clear(("wait", request.id))
 
     def _grant(self) -> None:
-        while self.waiting and (choice := self.policy.next_grant(self._now)) is not None:
+        while self.waiting and (choice := self.policy.next_grant(self.now)) is not None:
             request, host = choice
             assert host.up, "a lease on a host that is not up"
-            lease = Lease(request, host, host.take_slot(), self._now)
+            lease = Lease(request, host, host.take_slot(), self.now)
             del self.waiting[request.id]
             self._clear_timers(request)
             if not host.leases:
-                self._timers.set(("watch", host.name), self._now + PATIENCE_LEAST_S)
+                self._timers.set(("watch", host.name), self.now + PATIENCE_LEAST_S)
             self.leases[request.id] = host.leases[request.id] = lease
             self.granted += 1
-            self.policy.granted(lease, self._now)
+            self.policy.granted(lease, self.now)
             self._effects.append(Grant(lease))
 
     def _request_ended(self, event: RequestEnded) -> None:
@@ -557,12 +533,12 @@ class Farm:
         host = lease.host
         del self.leases[lease.id], host.leases[lease.id]
         host.give_back(lease.slot)
-        self._effects.append(LeaseEnded(lease, outcome, self._now))
+        self._effects.append(LeaseEnded(lease, outcome, self.now))
         if outcome.failed:
             self._host_failed(lease, outcome)
         elif outcome.exit is not None:
             self._compile_went_well(lease)
-        self.policy.ended(lease, outcome, self._now)
+        self.policy.ended(lease, outcome, self.now)
         if not host.leases:
             self._timers.clear(("watch", host.name))
             if host.drain_until is not None:
@@ -572,9 +548,9 @@ class Farm:
     def _compile_went_well(self, lease: Lease) -> None:
         """Take note that a host did a compile; that the source had an error in it makes no odds."""
         host = lease.host
-        took_s = self._now - lease.granted
+        took_s = self.now - lease.granted
         host.compiles += 1
-        host.last_end = self._now
+        host.last_end = self.now
         self._typical_s = (
             took_s
             if self._typical_s is None
@@ -590,9 +566,9 @@ class Farm:
         """Do nothing: what is due is done after any event."""
 
     def _ring(self) -> None:
-        if not self._timers.may_be_due(self._now):
+        if not self._timers.may_be_due(self.now):
             return
-        while (key := self._timers.pop_due(self._now)) is not None:
+        while (key := self._timers.pop_due(self.now)) is not None:
             kind, subject = key
             if kind == "tell":
                 self._to_tell.append(subject)
@@ -613,57 +589,9 @@ class Farm:
             host.lacks = frozenset()
             self._settle(host)
         elif kind == "probation":
-            self._timers.set(("probation", host.name), self._now + PROBE_AGAIN_S)
+            self._timers.set(("probation", host.name), self.now + PROBE_AGAIN_S)
             self._effects.append(Probe(host.name, host.address, host.port))
         elif kind == "watch" and host.leases:
-            self._timers.set(("watch", host.name), self._now + PATIENCE_LEAST_S)
+            self._timers.set(("watch", host.name), self.now + PATIENCE_LEAST_S)
             if self._suspected(host):
                 self._effects.append(Probe(host.name, host.address, host.port))
-
-    # -- what monitors see
-
-    def _host_snapshot(self, host: Host) -> dict[str, Any]:
-        standing = self.policy.standing(host)
-        load = host.load
-        usable = host.up and standing.tier is not None
-        return {
-            "name": host.name,
-            "address": host.address,
-            "port": host.port,
-            "slots": host.slots,
-            "slots_in_use": len(host.leases),
-            "slots_free": len(host.free) if usable else 0,
-            "power_index": host.power_index,
-            "types": sorted(host.types),
-            "compilers": sorted(host.compilers),
-            "lacks": sorted(host.lacks),
-            "state": "busy" if host.up and not usable else host.state.value,
-            "tier": standing.tier,
-            "reason": host.reason or standing.reason,
-            "compiles": host.compiles,
-            "failures": host.failures,
-            "load": load
-            and {
-                "age_s": round(self._now - (host.load_at or self._now), 3),
-                "cpus": load.cpus,
-                "load_averages": list(load.load_averages),
-                "foreign_averages": [round(average, 2) for average in load.foreign_averages],
-                "own_cpus": load.own_cpus,
-                "foreign_cpus": load.foreign_cpus,
-                "memory_free_mb": load.memory_free_mb,
-                "memory_total_mb": load.memory_total_mb,
-                "cpu_pressure": load.cpu_pressure,
-                "distccd": load.distccd,
-            },
-            "leases": [
-                {
-                    "id": lease.id,
-                    "slot": lease.slot,
-                    "user": lease.request.user,
-                    "builder": lease.request.builder,
-                    "source": lease.request.source,
-                    "running_s": round(self._now - lease.granted, 3),
-                }
-                for lease in sorted(host.leases.values(), key=lambda lease: lease.slot)
-            ],
-        }

@@ -68,6 +68,7 @@ from compilefarm.monitor.web import application
 from compilefarm.placement import Policy
 from compilefarm.placement.policies import POLICIES, make_policy
 from compilefarm.record import Recorder
+from compilefarm.snapshot import Snapshot
 from compilefarm.state import StateError
 from compilefarm.wire import WireError
 from compilefarm.write_behind import WriteBehind
@@ -291,15 +292,16 @@ class HostServer:
 
     # -- what monitors see
 
-    def snapshot(self) -> dict[str, Any]:
-        """Return the farm's snapshot, with the server's own figures."""
-        # It is made of many small things, none of them garbage: to have the collector look for some
-        # in the midst of it would double the pause.
-        gc.disable()
-        try:
-            farm = self.farm.snapshot()
-        finally:
-            gc.enable()
+    async def snapshot(self) -> Snapshot:
+        """Return the farm's snapshot, with the server's own figures; the loop runs meanwhile."""
+        pieces = self.farm.snapshot_in_pieces()
+        while True:
+            try:
+                next(pieces)
+            except StopIteration as end:
+                farm: Snapshot = end.value
+                break
+            await asyncio.sleep(0)
         return {
             "server": {
                 "version": __version__,

@@ -1,9 +1,10 @@
 """The monitor port: snapshots of the farm as JSON, as Prometheus metrics, and as a page.
 
 It runs inside host-server, whose event loop has compiles waiting on it, so it is built to cost
-little there. One encoding serves all who ask within half a second; it is made piece by piece,
-with the loop free between pieces; and on a farm so large that a snapshot is slow, it is made less
-often, so that monitors never take more than a twentieth of the server's time, however many watch.
+little there. One snapshot serves all who ask within half a second; it is made and encoded piece
+by piece, with the loop free between pieces; and on a farm so large that a snapshot is slow, it is
+made less often, so that monitors never take more than a twentieth of the server's time, however
+many watch.
 Encoding in a thread was rejected: the encoder holds the interpreter's lock throughout.
 
 Metrics are sums by state and by tier. A series for each host, user or file would grow without
@@ -22,7 +23,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
@@ -30,24 +30,23 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
-Snapshot = dict[str, Any]
+from compilefarm.snapshot import PIECE, Snapshot
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 FRESH_S = 0.5
 # A snapshot that cost so much is not made again for so many times as long.
 REST_PER_COST = 20
-# Hosts or requests encoded at once: about a millisecond.
-PIECE = 100
 
 STATES = ("up", "busy", "away", "draining", "silent", "mute", "quarantined")
 
 
 def application(
-    farm_snapshot: Callable[[], Snapshot], allowed: Callable[[str], bool]
+    farm_snapshot: Callable[[], Awaitable[Snapshot]], allowed: Callable[[str], bool]
 ) -> web.Application:
     """Return the monitor port's HTTP application.
 
-    `farm_snapshot` returns the farm as JSON-ready values; it is called on the event loop.
+    `farm_snapshot` returns the farm as JSON-ready values, and lets the loop run meanwhile.
     `allowed` says whether the peer of that address may look.
     """
     source = _Source(farm_snapshot)
@@ -93,7 +92,7 @@ def application(
 class _Source:
     """The latest snapshot and its JSON, made anew when someone asks and it is no longer fresh."""
 
-    def __init__(self, farm_snapshot: Callable[[], Snapshot]) -> None:
+    def __init__(self, farm_snapshot: Callable[[], Awaitable[Snapshot]]) -> None:
         self._farm_snapshot = farm_snapshot
         self._lock = asyncio.Lock()  # those who come while it is made wait for that one
         self._snapshot: Snapshot = {}
@@ -108,7 +107,7 @@ class _Source:
         async with self._lock:
             if time.monotonic() >= self._fresh_until:
                 started = time.monotonic()
-                self._snapshot = self._farm_snapshot()
+                self._snapshot = await self._farm_snapshot()
                 self._encoded = await _encode(self._snapshot)
                 ended = time.monotonic()
                 self._fresh_until = ended + max(FRESH_S, REST_PER_COST * (ended - started))

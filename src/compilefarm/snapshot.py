@@ -1,0 +1,128 @@
+"""What monitors see of a farm: one JSON-ready value, made in pieces.
+
+A snapshot of thousands of hosts takes tens of milliseconds, and in the server compiles wait
+meanwhile; so it is made some hosts at a time, and whoever asked lets others have their turn
+between. Each host's part is true of one moment, the whole is of a few: a lease that moves in
+between may show twice or not at all, which a monitor that looks every second can bear. To stop
+the farm for a picture of one moment, or to copy it first, would cost what this is to avoid.
+
+This module reads the books and must not change them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+from compilefarm.model import Host, Request
+
+if TYPE_CHECKING:
+    from compilefarm.farm import Farm
+
+Snapshot = dict[str, Any]
+Pieces = Generator[None, None, Snapshot]
+
+# Hosts or requests at once: about a millisecond.
+PIECE = 100
+
+
+def whole(pieces: Pieces) -> Snapshot:
+    """Return what a snapshot made in pieces comes to, without a pause."""
+    while True:
+        try:
+            next(pieces)
+        except StopIteration as end:
+            snapshot: Snapshot = end.value
+            return snapshot
+
+
+def snapshot_in_pieces(farm: Farm) -> Pieces:
+    """Yield between pieces, and return all that monitors show; times are ages in seconds."""
+    hosts: list[dict[str, Any]] = []
+    for number, host in enumerate(list(farm.hosts.values()), 1):
+        if farm.hosts.get(host.name) is host:  # else it was forgotten since we began
+            hosts.append(_host(farm, host))
+        if number % PIECE == 0:
+            yield
+    requests: list[dict[str, Any]] = []
+    for number, request in enumerate(list(farm.waiting.values()), 1):
+        requests.append(_request(farm, request))
+        if number % PIECE == 0:
+            yield
+    return {
+        "policy": farm.policy.name,
+        "hosts": hosts,
+        "requests": requests,
+        "totals": {
+            "hosts": len(hosts),
+            "hosts_up": sum(host["state"] == "up" for host in hosts),
+            "slots": sum(host["slots"] for host in hosts if host["state"] == "up"),
+            "slots_in_use": sum(host["slots_in_use"] for host in hosts),
+            "slots_free": sum(host["slots_free"] for host in hosts),
+            "requests_waiting": len(requests),
+            "leases_granted": farm.granted,
+            "requests_refused": farm.refused,
+            "leases_revoked": farm.revoked,
+            "leases_failed": farm.failed,
+        },
+    }
+
+
+def _request(farm: Farm, request: Request) -> dict[str, Any]:
+    return {
+        "id": request.id,
+        "user": request.user,
+        "builder": request.builder,
+        "source": request.source,
+        "type": request.type,
+        "compiler": request.compiler,
+        "avoid": sorted(request.avoid),
+        "waited_s": round(farm.now - request.arrived, 3),
+    }
+
+
+def _host(farm: Farm, host: Host) -> dict[str, Any]:
+    standing = farm.policy.standing(host)
+    load = host.load
+    usable = host.up and standing.tier is not None
+    return {
+        "name": host.name,
+        "address": host.address,
+        "port": host.port,
+        "slots": host.slots,
+        "slots_in_use": len(host.leases),
+        "slots_free": len(host.free) if usable else 0,
+        "power_index": host.power_index,
+        "types": sorted(host.types),
+        "compilers": sorted(host.compilers),
+        "lacks": sorted(host.lacks),
+        "state": "busy" if host.up and not usable else host.state.value,
+        "tier": standing.tier,
+        "reason": host.reason or standing.reason,
+        "compiles": host.compiles,
+        "failures": host.failures,
+        "load": load
+        and {
+            "age_s": round(farm.now - (host.load_at or farm.now), 3),
+            "cpus": load.cpus,
+            "load_averages": list(load.load_averages),
+            "foreign_averages": [round(average, 2) for average in load.foreign_averages],
+            "own_cpus": load.own_cpus,
+            "foreign_cpus": load.foreign_cpus,
+            "memory_free_mb": load.memory_free_mb,
+            "memory_total_mb": load.memory_total_mb,
+            "cpu_pressure": load.cpu_pressure,
+            "distccd": load.distccd,
+        },
+        "leases": [
+            {
+                "id": lease.id,
+                "slot": lease.slot,
+                "user": lease.request.user,
+                "builder": lease.request.builder,
+                "source": lease.request.source,
+                "running_s": round(farm.now - lease.granted, 3),
+            }
+            for lease in sorted(host.leases.values(), key=lambda lease: lease.slot)
+        ],
+    }
