@@ -31,6 +31,7 @@ from compilefarm.events import (
     HostRemoved,
     HostsListed,
     LoadReported,
+    OwnerReported,
     Probe,
     Refuse,
     ReportsEnded,
@@ -39,10 +40,11 @@ from compilefarm.events import (
     Revoke,
     TimePassed,
     Wait,
+    WatcherEnded,
 )
 from compilefarm.farm import Farm
 from compilefarm.learning import Learning
-from compilefarm.model import Declaration, Load, Outcome, Request, State
+from compilefarm.model import Declaration, Load, Mode, Outcome, Request, State
 from compilefarm.placement.policies import make_policy
 
 HOSTS = ("alder", "birch", "cedar", "dogwood")
@@ -84,6 +86,7 @@ def declarations(host: str) -> st.SearchStrategy[Declaration]:
         types=st.frozensets(st.sampled_from(TYPES[3:])),
         compilers=st.frozensets(st.sampled_from(COMPILERS[3:])),
         static=st.booleans(),
+        mode=st.sampled_from([None, None, None, *Mode]),
     )
 
 
@@ -154,13 +157,13 @@ class FarmMachine(RuleBasedStateMachine):
     @rule(data=st.data(), host=hosts)
     def add(self, data: st.DataObject, host: str) -> None:
         self.play(HostAdded(data.draw(declarations(host)), "127.0.0.1"))
-        assert self.farm.hosts[host].state in (State.UP, State.MUTE)
+        assert self.farm.hosts[host].state in (State.UP, State.MUTE, State.OWNER)
 
     @rule(host=hosts)
     def remove(self, host: str) -> None:
         self.play(HostRemoved(host, 3632))
         known = self.farm.hosts.get(host)
-        assert known is None or known.state is State.AWAY
+        assert known is None or known.state in (State.AWAY, State.OWNER)
 
     @rule(host=hosts, grace_s=st.floats(0, 30))
     def drain(self, host: str, grace_s: float) -> None:
@@ -176,6 +179,19 @@ class FarmMachine(RuleBasedStateMachine):
     @rule(host=hosts)
     def stop_reporting(self, host: str) -> None:
         self.play(ReportsEnded(host))
+
+    @rule(
+        host=hosts,
+        watcher=st.integers(1, 2),
+        since_s=st.sampled_from([None, None, 0.0, 60.0]),
+        revoke=st.booleans(),
+    )
+    def watch(self, host: str, watcher: int, since_s: float | None, revoke: bool) -> None:
+        self.play(OwnerReported(host, 3632, "127.0.0.1", watcher, since_s, revoke))
+
+    @rule(host=hosts, watcher=st.integers(1, 2))
+    def stop_watching(self, host: str, watcher: int) -> None:
+        self.play(WatcherEnded(host, watcher))
 
     @precondition(lambda self: self.probes)
     @rule(answered=st.booleans())
@@ -257,7 +273,8 @@ class FarmMachine(RuleBasedStateMachine):
     def hosts_are_known_for_a_reason(self) -> None:
         for host in self.farm.hosts.values():
             reports = host.load_at is not None and not host.silent
-            assert host.added or host.listed or host.leases or reports, f"{host.name} is forgotten"
+            known = host.added or host.listed or host.leases or reports or host.watchers
+            assert known, f"{host.name} is forgotten"
             if host.added:
                 listed = host.listed is not None and host.listed.static
                 assert host.offered is not None or listed, f"{host.name} is nobody's"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compilefarm.hosts_info import HostsInfoError, parse_hosts_info, split_host
-from compilefarm.model import Declaration
+from compilefarm.model import Declaration, Mode
 
 
 def test_the_file_of_2004_can_be_read() -> None:
@@ -34,6 +34,8 @@ def test_more_words_may_follow() -> None:
         address="::1",
         pinned=True,
     )
+    [one] = parse_hosts_info("a 8 1 mode=proportional reserve=1.5", "h")
+    assert (one.mode, one.reserve_cpus) == (Mode.PROPORTIONAL, 1.5)
     [one] = parse_hosts_info("[fd00::1]:4001 2 3 static actual=2.5", "h")
     assert (one.name, one.static, one.actual_power_index) == ("[fd00::1]:4001", True, 2.5)
     assert parse_hosts_info("a 2 3 port=4001", "h")[0].name == "a:4001"
@@ -71,6 +73,8 @@ def test_one_machine_may_have_several_distccds() -> None:
         ("desk1 4 1 types=a,,b", "types is 'a,,b'"),
         ("desk1 4 1 pinned=maybe", "pinned is 'maybe'; it is yes or no"),
         ("desk1 4 1 address=desk1", "address is 'desk1'; it is an IP address"),
+        ("desk1 4 1 mode=lazy", "mode is 'lazy'; it is one of dedicated, proportional, idle"),
+        ("desk1 4 1 reserve=-1", "reserve is '-1'"),
         ("linux1 4 1", "linux1 is on line 2 already"),
         ("linux1:3632 4 1", "linux1 is on line 2 already"),
     ],

@@ -10,6 +10,7 @@ import json
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -18,13 +19,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from compilefarm.events import HostAdded, HostsListed, LoadReported, RequestArrived
+from compilefarm.events import (
+    HostAdded,
+    HostsListed,
+    LoadReported,
+    OwnerReported,
+    RequestArrived,
+)
 from compilefarm.farm import Farm
 from compilefarm.model import Declaration, Load, Request
 from compilefarm.monitor import table
 from compilefarm.monitor.web import FRESH_S, application
 from compilefarm.placement.tier import TierPolicy
 
+DAY_S = 86_400.0
 HOSTILE = "\x1b[2J<script>alert(1)</script>[bold]\u202e\r\n"
 
 
@@ -150,6 +158,7 @@ def test_metrics_are_sums_without_names() -> None:
             'compilefarm_hosts{state="up"} 3.0',
             'compilefarm_hosts{state="away"} 1.0',
             'compilefarm_hosts{state="mute"} 0.0',
+            'compilefarm_hosts{state="owner"} 0.0',
             'compilefarm_slots{tier="4"} 2.0',
             'compilefarm_slots{tier="3"} 1.0',
             'compilefarm_slots{tier="none"} 8.0',
@@ -230,6 +239,27 @@ def test_the_table_says_what_there_is_and_why() -> None:
     assert "ada desk9 4.c 0.0 s" in lines
     assert "now: 3 of 4 hosts up; 4 slots: 4 in use, 0 free; 2 requests waiting" in lines
     assert "host-server 9.9 on farmhost, base port 9714, up 61.0 s, policy tier" in lines
+
+
+@pytest.mark.parametrize("width", [40, 79, 200])
+def test_an_owner_is_there_since_a_time_of_day(width: int) -> None:
+    farm = farm_with(Declaration("desk1", slots=2))
+    farm.handle(OwnerReported("desk1", 3632, "10.0.0.1", 1, 90.0, False), 0.0)
+    text = " ".join(shown(farm.snapshot(), width).split())
+    # The minute may change between the two looks at the clock.
+    came = [datetime.now() - timedelta(seconds=90.0 + late_s) for late_s in (0.0, 2.0)]
+    assert any(f"owner present since {at:%H:%M}" in text for at in came) or came[0].hour == 0
+    assert " owner " in text
+    assert " away " not in text
+
+
+def test_an_owner_who_came_on_another_day_is_shown_with_the_day() -> None:
+    host = {"name": "desk1", "state": "owner", "reason": "owner present"}
+    came = datetime.now() - timedelta(seconds=3 * DAY_S)
+    snapshot = {"hosts": [host | {"owner_present_s": 3 * DAY_S}]}
+    assert f"owner present since {came:%a %d %b} " in shown(snapshot, 200)
+    for other in (-1.0, 1e300, "long", None):  # what no server says
+        assert "owner present" in shown({"hosts": [host | {"owner_present_s": other}]}, 200)
 
 
 @pytest.mark.parametrize("width", [20, 40, 60, 80, 110, 200])

@@ -21,13 +21,15 @@ from compilefarm.events import (
     HostDrained,
     HostRemoved,
     LoadReported,
+    OwnerReported,
     ReportsEnded,
     RequestArrived,
     RequestEnded,
+    WatcherEnded,
 )
 from compilefarm.farm import Farm
 from compilefarm.hosts_info import POWER_INDEX_LIMIT, SLOTS_LIMIT, split_host
-from compilefarm.model import DISTCC_PORT, Declaration, Lease, Load, Outcome, Request
+from compilefarm.model import DISTCC_PORT, Declaration, Lease, Load, Mode, Outcome, Request
 from compilefarm.wire import (
     LINE_LIMIT_BYTES,
     LineSplitter,
@@ -42,6 +44,7 @@ LINE_WITHIN_S = 10.0
 UNREAD_LIMIT_BYTES = 64 * 1024
 WAITING_LINES_LIMIT = 256
 DAY_S = 86_400.0
+YEAR_S = 366 * DAY_S
 
 SAID_NOTHING = Outcome()
 
@@ -235,7 +238,7 @@ class RequestConnection(LineConnection):
         # The one line of every compile: `format_line` takes four times as long for it.
         self._write(
             f"lease id={lease.id} host={encoded(host.name)} address={address}"
-            f" port={host.port} slots={host.slots}\n".encode()
+            f" port={host.port} slots={host.capacity}\n".encode()
         )
 
     def ended(self) -> None:
@@ -313,7 +316,11 @@ class LoadConnection(LineConnection):
 
 
 class StatusConnection(LineConnection):
-    """A client with something to say about a host's availability."""
+    """A client with something to say about a host's availability; a watcher's lasts."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(server)
+        self._watched: dict[tuple[str, int], tuple[str, str]] = {}  # name and address
 
     def take(self, message: Message) -> Coroutine[Any, Any, None] | None:
         """See `LineConnection`."""
@@ -324,6 +331,8 @@ class StatusConnection(LineConnection):
                 return self._remove(message)
             case "drain":
                 return self._drain(message)
+            case "owner":
+                return self._owner(message)
             case "networks":
                 self.send("ok", networks=self._server.allowed.networks)
                 return None
@@ -353,9 +362,33 @@ class StatusConnection(LineConnection):
             raise WireError(f"{known.name} is not drained: {drain.reason}")
         self.send("ok", leases=drain.revoked)
 
+    async def _owner(self, message: Message) -> None:
+        host, port = _host_and_port(message)
+        present = _one_of(message, "state", ("present", "absent"), required=True) == "present"
+        since_s = message.number("since_s", 0.0, high=YEAR_S)
+        revoke = _one_of(message, "revoke", ("no", "yes")) == "yes"
+        address = self._watched.get((host, port), ("", ""))[1]
+        if not address:
+            if len(self._watched) >= SLOTS_LIMIT:
+                raise WireError("too many hosts on one connection")
+            address = await self._server.address_of(host, port, self.sender, self.sent_to())
+        self._server.happen(
+            OwnerReported(host, port, address, id(self), since_s if present else None, revoke)
+        )
+        known = self._server.farm.find(host, port)
+        assert known is not None, "a host that is watched is known"
+        self._watched[host, port] = (known.name, address)
+        self.send("ok", leases=len(known.leases), mode=known.mode.value)
+
+    def ended(self) -> None:
+        """See `LineConnection`."""
+        for name, _ in self._watched.values():
+            self._server.happen(WatcherEnded(name, id(self)))
+
 
 async def _add(connection: LineConnection, server: Server, message: Message) -> None:
     host, port = _host_and_port(message)
+    mode = _one_of(message, "mode", tuple(each.value for each in Mode))
     declaration = Declaration(
         host=host,
         port=port,
@@ -363,12 +396,20 @@ async def _add(connection: LineConnection, server: Server, message: Message) -> 
         power_index=message.number("power_index", 0.0, low=0.001, high=POWER_INDEX_LIMIT) or None,
         types=message.items("types"),
         compilers=message.items("compilers"),
+        mode=Mode(mode) if mode else None,
+        reserve_cpus=message.optional_number("reserve_cpus", high=SLOTS_LIMIT),
     )
     address = await server.address_of(host, port, connection.sender, connection.sent_to())
     server.happen(HostAdded(declaration, address))
     known = server.farm.find(host, port)
     assert known is not None, "a host that was just added is known"
-    connection.send("ok", host=known.name, slots=known.slots, power_index=float(known.power_index))
+    connection.send(
+        "ok",
+        host=known.name,
+        slots=known.capacity,
+        power_index=float(known.power_index),
+        mode=known.mode.value,
+    )
 
 
 def _host_and_port(message: Message) -> tuple[str, int]:
@@ -380,10 +421,16 @@ def _host_and_port(message: Message) -> tuple[str, int]:
     return host, port or message.integer("port", DISTCC_PORT, low=1, high=65535)
 
 
+def _one_of(message: Message, key: str, words: tuple[str, ...], *, required: bool = False) -> str:
+    """Return a word's value, which is one of these, or empty where it is missing."""
+    value = message.required(key) if required else message.text(key)
+    if value and value not in words:
+        raise WireError(f"{key}={value[:20]} is none of {', '.join(words)}")
+    return value
+
+
 def _load(message: Message) -> Load:
-    distccd = message.text("distccd")
-    if distccd not in ("", "running", "stopped", "gone"):
-        raise WireError(f"distccd={distccd[:20]} is none of running, stopped, gone")
+    distccd = _one_of(message, "distccd", ("running", "stopped", "gone"))
     number = message.number
     return Load(
         load_averages=(number("load1", 0.0), number("load5", 0.0), number("load15", 0.0)),

@@ -55,6 +55,28 @@ class ReportsEnded(NamedTuple):
     name: str
 
 
+class OwnerReported(NamedTuple):
+    """Somebody who watches a host says whether its owner is there, and for how long.
+
+    `watcher` is any number of his own, `since_s` None where the owner is not there. With `revoke`
+    the compiles that run there are to run elsewhere.
+    """
+
+    host: str
+    port: int
+    address: str
+    watcher: int
+    since_s: float | None
+    revoke: bool
+
+
+class WatcherEnded(NamedTuple):
+    """The connection of one who watched a host is gone."""
+
+    name: str
+    watcher: int
+
+
 class HostProbed(NamedTuple):
     """What came of a `Probe`."""
 
@@ -86,6 +108,8 @@ Event = (
     | HostDrained
     | LoadReported
     | ReportsEnded
+    | OwnerReported
+    | WatcherEnded
     | HostProbed
     | RequestArrived
     | RequestEnded

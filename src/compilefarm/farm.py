@@ -14,9 +14,11 @@ What the books promise (`Farm.check` asserts it):
 
 How a host stands follows from facts, in one place (`_standing_of_facts`), in this order:
 
-    not added                             AWAY
     leaving                               DRAINING
+    its owner is there                    OWNER
+    not added                             AWAY
     stopped reporting its load            SILENT
+    idle mode, and nobody watches it      OWNER
     distccd does not run                  MUTE
     failed, and not yet seen to be back   QUARANTINED
     else                                  UP
@@ -27,6 +29,10 @@ compiles run elsewhere. A host that fails a compile is quarantined, briefly at f
 probed: only a host that takes a connection comes back. A host whose leases all run far longer than
 compiles do here is probed too, because a distccd that is stopped still has its connections
 accepted by the kernel.
+
+A host's owner comes first. Whoever watches the host for him has a connection of his own, and says
+on it that the owner is there or is not. In idle mode a host that nobody watches is as good as in
+use: so it is out of the farm however its watcher ended.
 """
 
 from __future__ import annotations
@@ -48,6 +54,7 @@ from compilefarm.events import (
     HostsListed,
     LeaseEnded,
     LoadReported,
+    OwnerReported,
     Probe,
     Refuse,
     ReportsEnded,
@@ -56,18 +63,21 @@ from compilefarm.events import (
     Revoke,
     TimePassed,
     Wait,
+    WatcherEnded,
 )
 from compilefarm.model import (
     DISTCC_PORT,
     Declaration,
     Host,
     Lease,
+    Mode,
     Outcome,
     Request,
     State,
     host_name,
 )
 from compilefarm.placement import Policy
+from compilefarm.proportion import RESERVE_CPUS
 from compilefarm.snapshot import Pieces, Snapshot, snapshot_in_pieces, whole
 from compilefarm.timers import Timers
 
@@ -128,6 +138,8 @@ class Farm:
             HostDrained: self._host_drained,
             LoadReported: self._load_reported,
             ReportsEnded: self._reports_ended,
+            OwnerReported: self._owner_reported,
+            WatcherEnded: self._watcher_ended,
             HostProbed: self._host_probed,
             RequestArrived: self._request_arrived,
             RequestEnded: self._request_ended,
@@ -197,8 +209,9 @@ class Farm:
             taken = [lease.slot for lease in host.leases.values()]
             assert len(set(taken)) == len(taken), f"{name}: a slot has two leases"
             assert not set(taken) & set(host.free), f"{name}: a leased slot is free"
-            below = {slot for slot in taken if slot < host.slots}
-            assert below | set(host.free) == set(range(host.slots)), f"{name}: a slot is lost"
+            assert set(host.free) <= set(range(host.slots)), f"{name}: too high a slot is free"
+            left = max(0, host.slots - len(host.leases))
+            assert len(host.free) == left, f"{name}: a slot is lost"
             assert len(host.free) == len(set(host.free)), f"{name}: a slot is free twice"
             assert (host.state, host.reason) == self._standing_of_facts(host), f"{name}: state"
             on_hosts.update(host.leases)
@@ -288,12 +301,12 @@ class Farm:
 
     def _forget_if_nothing_left(self, host: Host) -> None:
         reports = host.load_at is not None and not host.silent
-        if host.added or host.listed is not None or host.leases or reports:
+        if host.added or host.listed is not None or host.leases or reports or host.watchers:
             return
         if self.hosts.get(host.name) is host:
             del self.hosts[host.name]
             self.policy.host_forgotten(host)
-            for kind in ("silent", "lost", "drain", "probation", "watch", "lacks"):
+            for kind in ("silent", "lost", "drain", "probation", "watch", "lacks", "unwatched"):
                 self._timers.clear((kind, host.name))
 
     def _load_reported(self, event: LoadReported) -> None:
@@ -308,9 +321,13 @@ class Farm:
         self._timers.set(("silent", host.name), self.now + SILENT_AFTER_S)
         if event.load.distccd in ("", "running"):
             self._timers.clear(("lost", host.name))
-        if host.slots == 0 and event.load.cpus:
+        if host.mode is Mode.PROPORTIONAL:
+            cpus = event.load.cpus or host.capacity
+            host.proportion.report(cpus, event.load.foreign_cpus, self.now)
+        if host.capacity == 0 and event.load.cpus:
             self._apply_declarations(host)
         else:
+            self._offer_slots(host)
             self._settle(host)
 
     def _reports_ended(self, event: ReportsEnded) -> None:
@@ -327,6 +344,36 @@ class Farm:
         self._settle(host)
         self._forget_if_nothing_left(host)
 
+    def _owner_reported(self, event: OwnerReported) -> None:
+        host = self.find(event.host, event.port)
+        if host is None:
+            name = host_name(event.host, event.port)
+            host = self._new_host(name, event.address, event.port)
+        was_there = host.owner_since is not None
+        host.watchers[event.watcher] = None if event.since_s is None else self.now - event.since_s
+        self._timers.clear(("unwatched", host.name))
+        if host.owner_since is not None:
+            for lease in host.leases.values():
+                lease.disturbed = True
+        elif was_there:
+            host.owner_left_at = self.now
+        self._offer_slots(host)
+        self._settle(host)
+        if event.revoke and host.state is State.OWNER:
+            self._revoke_leases(host, f"the owner of {host.name} is back")
+
+    def _watcher_ended(self, event: WatcherEnded) -> None:
+        host = self.hosts.get(event.name)
+        if host is None or event.watcher not in host.watchers:
+            return
+        del host.watchers[event.watcher]
+        self._offer_slots(host)
+        self._settle(host)
+        if host.leases and host.state is State.OWNER:
+            # What it may have stopped, nobody continues.
+            self._timers.set(("unwatched", host.name), self.now + LOST_AFTER_S)
+        self._forget_if_nothing_left(host)
+
     def _new_host(self, name: str, address: str, port: int) -> Host:
         host = self.hosts[name] = Host(name, address, port)
         return host
@@ -334,15 +381,23 @@ class Farm:
     def _apply_declarations(self, host: Host) -> None:
         """Work out a host's numbers from hosts-info, from what it said itself, and from its report.
 
-        hosts-info goes first, except that a host may offer fewer slots than it is listed with.
+        hosts-info goes first, except that a host may offer fewer slots than it is listed with, and
+        that of two modes and reserves the one counts that leaves more to the owner.
         """
         listed = host.listed or Declaration(host.name)
         offered = host.offered or Declaration(host.name)
         said = [slots for slots in (listed.slots, offered.slots) if slots is not None]
         reported = host.load.cpus if host.load else None
-        slots = min(said) if said else (reported or (1 if host.added else 0))
-        if slots != host.slots:
-            host.set_slots(slots)
+        host.capacity = min(said) if said else (reported or (1 if host.added else 0))
+        modes = list(Mode)
+        host.mode = max(
+            listed.mode or Mode.DEDICATED, offered.mode or Mode.DEDICATED, key=modes.index
+        )
+        reserves = [
+            cpus for cpus in (listed.reserve_cpus, offered.reserve_cpus) if cpus is not None
+        ]
+        host.proportion.reserve_cpus = max(reserves, default=RESERVE_CPUS)
+        self._offer_slots(host)
         host.power_index = listed.power_index or offered.power_index or 1.0
         host.types = listed.types or offered.types
         host.compilers = listed.compilers or offered.compilers
@@ -350,18 +405,37 @@ class Farm:
         self._choice_narrowed = True
         self._forget_if_nothing_left(host)
 
+    def _offer_slots(self, host: Host) -> None:
+        """Have a host offer what it can, or of a proportional one what its owner leaves."""
+        slots = host.capacity
+        # Without a watcher, the owner may be there.
+        unused = bool(host.watchers) and host.owner_since is None
+        if host.mode is Mode.PROPORTIONAL and not unused:
+            slots = min(slots, host.proportion.offered)
+        if slots != host.slots:
+            host.set_slots(slots)
+
     def _standing_of_facts(self, host: Host) -> tuple[State, str]:
-        if not host.added:
-            return State.AWAY, host.reason if host.state is State.AWAY else "was not added"
         if host.drain_until is not None:
             return State.DRAINING, "leaves when its last compile has ended"
+        shares = host.added and host.mode is Mode.PROPORTIONAL
+        if host.owner_since is not None and not shares:
+            return State.OWNER, "owner present"
+        if not host.added:
+            return State.AWAY, host.reason if host.state is State.AWAY else "was not added"
         if host.silent:
             return State.SILENT, "its load reports stopped"
+        if host.mode is Mode.IDLE and not host.watchers:
+            return State.OWNER, "no watch-ssaver says that it is unused"
         if host.load is not None and host.load.distccd in ("stopped", "gone"):
             return State.MUTE, f"its distccd is {host.load.distccd}"
         if host.quarantined:
             times = "once" if host.failures == 1 else f"{host.failures} times in a row"
             return State.QUARANTINED, f"failed {times}; it is probed before it is used again"
+        if host.slots < host.capacity:
+            foreign = f"{host.load.foreign_cpus if host.load else 0:.1f} CPUs are in foreign use"
+            kept = f"{host.proportion.reserve_cpus:g} kept free"
+            return State.UP, f"offers {host.slots} of {host.capacity} slots: {foreign}, {kept}"
         return State.UP, ""
 
     def _settle(self, host: Host, reason: str = "") -> None:
@@ -449,7 +523,10 @@ class Farm:
         """Whether a host, not seen at work, ended no compile for far longer than compiles take."""
         if not host.leases or (host.load is not None and host.load.own_cpus > AT_WORK_CPUS):
             return False
-        quiet_since = max(host.last_end, min(lease.granted for lease in host.leases.values()))
+        if host.state is State.OWNER:  # he may have had them stopped
+            return False
+        began = min(lease.granted for lease in host.leases.values())
+        quiet_since = max(host.last_end, host.owner_left_at, began)
         return self.now - quiet_since >= self._patience_s()
 
     def _revoke_leases(self, host: Host, reason: str) -> None:
@@ -534,7 +611,7 @@ class Farm:
         del self.leases[lease.id], host.leases[lease.id]
         host.give_back(lease.slot)
         self._effects.append(LeaseEnded(lease, outcome, self.now))
-        if outcome.failed:
+        if outcome.failed and not lease.disturbed:
             self._host_failed(lease, outcome)
         elif outcome.exit is not None:
             self._compile_went_well(lease)
@@ -551,11 +628,10 @@ class Farm:
         took_s = self.now - lease.granted
         host.compiles += 1
         host.last_end = self.now
-        self._typical_s = (
-            took_s
-            if self._typical_s is None
-            else self._typical_s + 0.05 * (took_s - self._typical_s)
-        )
+        if self._typical_s is None:
+            self._typical_s = took_s
+        elif not lease.disturbed:
+            self._typical_s += 0.05 * (took_s - self._typical_s)
         host.doubts.pop(lease.request.compiler, None)
         if lease.granted >= host.failed_at and not host.quarantined:
             host.failures = 0
@@ -583,6 +659,8 @@ class Farm:
             self._revoke_leases(host, f"{host.name} fell silent")
         elif kind == "lost":
             self._revoke_leases(host, f"{host.name} is lost: {host.reason}")
+        elif kind == "unwatched":
+            self._revoke_leases(host, f"{host.name} may be in use: its watch-ssaver ended")
         elif kind == "drain":
             self._end_drain(host)
         elif kind == "lacks":

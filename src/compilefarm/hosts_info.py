@@ -20,7 +20,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from compilefarm.model import Declaration
+from compilefarm.model import Declaration, Mode
 
 SLOTS_LIMIT = 4096
 POWER_INDEX_LIMIT = 10_000.0
@@ -147,12 +147,29 @@ def _yes_or_no(what: str, value: str) -> bool:
     return value == "yes"
 
 
+def _mode(what: str, value: str) -> Mode:
+    try:
+        return Mode(value)
+    except ValueError:
+        known = ", ".join(mode.value for mode in Mode)
+        raise ValueError(f"{what} is {value[:20]!r}; it is one of {known}") from None
+
+
+def _reserve(what: str, value: str) -> float:
+    number = float(value) if _NUMBER.match(value) else math.nan
+    if not 0 <= number <= SLOTS_LIMIT:
+        raise ValueError(f"{what} is {value[:20]!r}; it is a number of CPUs, 0 or above")
+    return number
+
+
 _OPTIONS: dict[str, tuple[str, Callable[[str, str], Any]]] = {
     "actual": ("actual_power_index", _power_index),
     "address": ("address", _address),
     "compilers": ("compilers", _items),
+    "mode": ("mode", _mode),
     "pinned": ("pinned", _yes_or_no),
     "port": ("port", _port),
+    "reserve": ("reserve_cpus", _reserve),
     "static": ("static", _yes_or_no),
     "types": ("types", _items),
 }

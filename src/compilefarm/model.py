@@ -12,6 +12,8 @@ import math
 from dataclasses import dataclass, field
 from enum import Enum
 
+from compilefarm.proportion import Proportion
+
 DISTCC_PORT = 3632
 
 # A host's types, its compilers (empty: any), and the compilers that it was seen to be without.
@@ -25,13 +27,22 @@ def host_name(host: str, port: int | None) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+class Mode(Enum):
+    """When a host is in the farm; in the order of how much they leave to its owner."""
+
+    DEDICATED = "dedicated"  # always
+    PROPORTIONAL = "proportional"  # always, with the CPUs that its owner does not use
+    IDLE = "idle"  # only while somebody watches it, and says that it is unused
+
+
 @dataclass(frozen=True, slots=True)
 class Declaration:
     """What hosts-info, or the host itself, says of a host; None where nothing is said.
 
     `power_index` is the speed, where the slowest machine is 1; `pinned` says that no measurement
-    is to change it. `port` is None where any port of that name is meant. `actual_power_index` is
-    for the simulator alone: how fast the host really is.
+    is to change it. `port` is None where any port of that name is meant. `reserve_cpus` is how
+    much of a proportional host is left to its owner at all times. `actual_power_index` is for the
+    simulator alone: how fast the host really is.
     """
 
     host: str
@@ -43,6 +54,8 @@ class Declaration:
     address: str | None = None
     pinned: bool = False
     static: bool = False
+    mode: Mode | None = None
+    reserve_cpus: float | None = None
     actual_power_index: float | None = None
 
     @property
@@ -85,6 +98,7 @@ class State(Enum):
     """Whether a host can be given leases, and if not, what kind of reason there is."""
 
     UP = "up"
+    OWNER = "owner"  # its owner is there, or nobody watches that he is not
     AWAY = "away"  # known, but not added, or removed again
     DRAINING = "draining"  # leaves when its last lease ends
     SILENT = "silent"  # it reported its load, and stopped
@@ -96,8 +110,9 @@ class State(Enum):
 class Host:
     """A compile host: what is said of it, what it reports, its slots, and how it stands.
 
-    A slot is a number below `slots`. `free` holds those that are not leased, as a heap, so that low
-    numbers are used first; when `slots` shrinks, a leased slot above it simply does not come back.
+    `capacity` is how many compiles it takes at most, `slots` how many of these it offers now. Free
+    slots are numbers below `slots`, in a heap, so that low numbers are used first. There are as
+    many as its leases leave: when `slots` shrinks, whatever is leased above it counts too.
     """
 
     name: str
@@ -105,8 +120,11 @@ class Host:
     port: int
     listed: Declaration | None = None  # by hosts-info
     offered: Declaration | None = None  # by itself, when it was added
+    capacity: int = 0
     slots: int = 0
     power_index: float = 1.0
+    mode: Mode = Mode.DEDICATED
+    proportion: Proportion = field(default_factory=Proportion)
     types: frozenset[str] = frozenset()
     compilers: frozenset[str] = frozenset()  # empty: any
     free: list[int] = field(default_factory=list)
@@ -122,6 +140,10 @@ class Host:
 
     load: Load | None = None
     load_at: float | None = None
+
+    # By who watches: since when the owner is there, None where he is not.
+    watchers: dict[int, float | None] = field(default_factory=dict)
+    owner_left_at: float = -math.inf
 
     failures: int = 0  # in a row, those that came at once counted as one
     failed_at: float = -math.inf
@@ -139,6 +161,11 @@ class Host:
         return self.state is State.UP
 
     @property
+    def owner_since(self) -> float | None:
+        """Since when its owner is there; None where nobody who watches it sees him."""
+        return min((since for since in self.watchers.values() if since is not None), default=None)
+
+    @property
     def signature(self) -> Signature:
         """What decides which requests may use the host, their `avoid` apart."""
         return (self.types, self.compilers, self.lacks)
@@ -147,16 +174,21 @@ class Host:
         """Have so many slots from now on; running leases keep theirs."""
         leased = {lease.slot for lease in self.leases.values()}
         self.slots = slots
-        self.free = [slot for slot in range(slots) if slot not in leased]
+        unleased = [slot for slot in range(slots) if slot not in leased]
+        self.free = unleased[: max(0, slots - len(leased))]
 
     def take_slot(self) -> int:
         """Take the lowest free slot; raises IndexError where there is none."""
         return heapq.heappop(self.free)
 
     def give_back(self, slot: int) -> None:
-        """Make a slot free again, unless the host has shrunk below it."""
-        if slot < self.slots:
-            heapq.heappush(self.free, slot)
+        """Make a slot free again that no lease has any more, unless the host has shrunk."""
+        if len(self.free) + len(self.leases) >= self.slots:
+            return
+        if slot >= self.slots:
+            taken = {lease.slot for lease in self.leases.values()}.union(self.free)
+            slot = next(number for number in range(self.slots) if number not in taken)
+        heapq.heappush(self.free, slot)
 
 
 @dataclass(slots=True, eq=False)
@@ -205,6 +237,8 @@ class Lease:
     host: Host
     slot: int
     granted: float
+    # Its host's owner came meanwhile, so that its time tells nothing of the file nor of the host.
+    disturbed: bool = False
 
     @property
     def id(self) -> int:

@@ -89,6 +89,7 @@ def _host(farm: Farm, host: Host) -> dict[str, Any]:
         "name": host.name,
         "address": host.address,
         "port": host.port,
+        "capacity": host.capacity,
         "slots": host.slots,
         "slots_in_use": len(host.leases),
         "slots_free": len(host.free) if usable else 0,
@@ -99,6 +100,10 @@ def _host(farm: Farm, host: Host) -> dict[str, Any]:
         "state": "busy" if host.up and not usable else host.state.value,
         "tier": standing.tier,
         "reason": host.reason or standing.reason,
+        "mode": host.mode.value,
+        "owner_present_s": None
+        if host.owner_since is None
+        else round(farm.now - host.owner_since, 1),
         "compiles": host.compiles,
         "failures": host.failures,
         "load": load

@@ -18,6 +18,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from compilefarm.agent.host_server import Address, servers
@@ -35,6 +36,7 @@ WATCH_S = 2.0
 REASON_FROM = 110
 LOAD_FROM = 72
 POWER_FROM = 52
+OWNER_LIMIT_S = 366 * 86400.0
 
 Snapshot = dict[str, Any]
 
@@ -180,14 +182,14 @@ def _hosts_table(hosts: Sequence[Snapshot], width: int) -> Table:
         if width >= LOAD_FROM:
             cells += [_line(_number(averages[0], 2)), _line(_number(load.get("foreign_cpus"), 2))]
         if width >= REASON_FROM:
-            cells.append(_line(host.get("reason", "")))
+            cells.append(_line(_reason(host)))
         table.add_row(*cells)
     return table
 
 
 def _reasons(hosts: Sequence[Snapshot]) -> list[Text | str]:
     reasons: list[Text | str] = [
-        _line(f"{host.get('name', '?')}: {host['reason']}") for host in hosts if host.get("reason")
+        _line(f"{host.get('name', '?')}: {reason}") for host in hosts if (reason := _reason(host))
     ]
     return ["", *reasons] if reasons else []
 
@@ -252,7 +254,21 @@ def _line(value: object) -> Text:
 def _style(host: Snapshot) -> str:
     if host.get("state") == "up":
         return "yellow" if host.get("reason") else "green"
-    return "dim" if host.get("state") in ("away", "draining") else "red"
+    return "dim" if host.get("state") in ("away", "draining", "owner") else "red"
+
+
+def _reason(host: Snapshot) -> str:
+    """Return why a host is where it is; since when its owner is there, by the clock of this place.
+
+    host-server says how long ago it was, for its own clock may be in another time zone, or wrong.
+    """
+    reason, present_s = host.get("reason") or "", host.get("owner_present_s")
+    if host.get("state") != "owner" or not isinstance(present_s, (int, float)):
+        return str(reason)
+    now = datetime.now().astimezone()
+    came = now - timedelta(seconds=min(max(0.0, present_s), OWNER_LIMIT_S))
+    day = "" if came.date() == now.date() else f"{came:%a %d %b }"
+    return f"{reason} since {day}{came:%H:%M}"
 
 
 def _or_dash(value: object) -> object:

@@ -38,7 +38,7 @@ FRESH_S = 0.5
 # A snapshot that cost so much is not made again for so many times as long.
 REST_PER_COST = 20
 
-STATES = ("up", "busy", "away", "draining", "silent", "mute", "quarantined")
+STATES = ("up", "busy", "owner", "away", "draining", "silent", "mute", "quarantined")
 
 
 def application(

@@ -167,7 +167,7 @@ class EarliestPolicy:
         if load is None:
             return speed, host.slots, ""
         slots, reasons = host.slots, []
-        cpus = load.cpus or host.slots
+        cpus = load.cpus or host.capacity
         if load.foreign_cpus > FOREIGN_NOISE_CPUS:
             left = int(max(0.0, cpus - load.foreign_cpus + 0.5))
             if left < slots:
@@ -337,7 +337,7 @@ class EarliestPolicy:
         """See `Policy`."""
         running = self._running.pop(lease.id)
         build = self._builds[_key(lease.request)]
-        whole = outcome.exit == 0 and not outcome.failed
+        whole = outcome.exit == 0 and not outcome.failed and not lease.disturbed
         work = build.end(running, now, whole)
         running.end_s = -1.0  # its entries in heaps are out of date
         self._charge(build, work - running.charged)

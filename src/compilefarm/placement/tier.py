@@ -40,10 +40,12 @@ def standing_of(host: Host) -> Standing:
     """Return the tier that a host is in now, by the thresholds above, and why it is not its own."""
     if not host.up:
         return Standing(None, host.reason)
+    if not host.slots:
+        return Standing(None, host.reason or "offers no slot")
     tier = tier_of(host.power_index)
     if host.load is None:
         return Standing(tier)
-    cpus = host.load.cpus or host.slots
+    cpus = host.load.cpus or host.capacity
     load1, load5, load15 = (average / cpus for average in host.load.foreign_averages)
     if load1 < STAYS_BELOW_1 or load5 < STAYS_BELOW_5:
         return Standing(tier)
