@@ -23,6 +23,7 @@ from hypothesis.stateful import (
 
 from compilefarm.events import (
     DrainEnded,
+    EarlierLife,
     Event,
     Grant,
     HostAdded,
@@ -30,6 +31,7 @@ from compilefarm.events import (
     HostProbed,
     HostRemoved,
     HostsListed,
+    LeaseAttached,
     LoadReported,
     OwnerReported,
     Probe,
@@ -42,9 +44,9 @@ from compilefarm.events import (
     Wait,
     WatcherEnded,
 )
-from compilefarm.farm import Farm
+from compilefarm.farm import SETTLE_S, Farm
 from compilefarm.learning import Learning
-from compilefarm.model import Declaration, Load, Mode, Outcome, Request, State
+from compilefarm.model import Availability, Declaration, Load, Mode, Outcome, Request, State
 from compilefarm.placement.policies import make_policy
 
 HOSTS = ("alder", "birch", "cedar", "dogwood")
@@ -63,6 +65,7 @@ loads = st.builds(
     own_cpus=st.floats(0, 4),
     foreign_cpus=st.floats(0, 4),
     cpus=st.none() | st.integers(1, 8),
+    compiles=st.none() | st.integers(0, 5),
     distccd=st.sampled_from(["", "", "running", "running", "stopped", "gone"]),
 )
 outcomes = st.sampled_from(
@@ -105,9 +108,28 @@ class FarmMachine(RuleBasedStateMachine):
         self.answered: set[int] = set()
         self.probes: list[str] = []
         self.draining: set[str] = set()
+        self.hopes_until = -1e9
 
-    @initialize(sizes=st.lists(slots, min_size=0, max_size=2))
-    def start_with_hosts(self, sizes: list[int]) -> None:
+    @initialize(
+        sizes=st.lists(slots, min_size=0, max_size=2),
+        known=st.none() | st.lists(st.tuples(slots, st.booleans(), st.booleans()), max_size=4),
+    )
+    def start_with_hosts(
+        self, sizes: list[int], known: list[tuple[int, bool, bool]] | None
+    ) -> None:
+        """Some hosts are added; before that, an earlier life may have known some."""
+        if known is not None:
+            self.play(
+                EarlierLife(
+                    tuple(
+                        Availability(Declaration(host, slots=size), "127.0.0.1", *facts)
+                        for host, (size, *facts) in zip(HOSTS, known, strict=False)
+                    )
+                )
+            )
+            self.hopes_until = self.now + SETTLE_S
+            for each in self.farm.hosts.values():
+                assert not each.free, "granted what an earlier life may have granted"
         for host, size in zip(HOSTS, sizes, strict=False):
             self.play(HostAdded(Declaration(host, slots=size), "127.0.0.1"))
 
@@ -158,6 +180,31 @@ class FarmMachine(RuleBasedStateMachine):
     def add(self, data: st.DataObject, host: str) -> None:
         self.play(HostAdded(data.draw(declarations(host)), "127.0.0.1"))
         assert self.farm.hosts[host].state in (State.UP, State.MUTE, State.OWNER)
+
+    @rule(data=st.data(), host=hosts)
+    def come_back(self, data: st.DataObject, host: str) -> None:
+        """A host returns to a server that it lost: to another life of it, or to the same."""
+        before = self.farm.hosts.get(host)
+        known = before is not None and (before.added or before.load_at is not None)
+        out = host in self.farm.removed or (before is not None and before.drain_until is not None)
+        self.hopes_until = self.now + SETTLE_S
+        self.play(HostAdded(data.draw(declarations(host)), "127.0.0.1", returning=True))
+        after = self.farm.hosts.get(host)
+        if out:
+            assert after is None or not after.up, "somebody took it out"
+        elif not known:
+            assert after is not None
+            assert not after.free, "granted what an earlier life may have granted"
+
+    @rule(host=hosts, running_s=st.sampled_from([0.0, 1.0, 100.0]), count=st.integers(1, 3))
+    def attach(self, host: str, running_s: float, count: int) -> None:
+        """Clients come with leases of another life, more of them than the host may have slots."""
+        for _ in range(count):
+            self.last_id += 1
+            request = Request(self.last_id, "ada")
+            self.leased[request.id] = host
+            self.hopes_until = self.now + SETTLE_S
+            self.play(LeaseAttached(request, host, 3632, running_s))
 
     @rule(host=hosts)
     def remove(self, host: str) -> None:
@@ -260,6 +307,7 @@ class FarmMachine(RuleBasedStateMachine):
         if self.policy == "earliest":
             return  # it lets a request wait for a faster slot; that it comes back is seen below
         for host in self.farm.hosts.values():
+            assert not host.free or host.in_use + len(host.free) == host.slots
             if host.state is State.UP and host.free and host.tier is not None:
                 for request in self.waiting.values():
                     assert not request.may_use(host), f"{request} waits, {host.name} is free"
@@ -281,6 +329,8 @@ class FarmMachine(RuleBasedStateMachine):
 
     @invariant()
     def nothing_waits_without_hope(self) -> None:
+        if self.now < self.hopes_until:
+            return  # hosts may return
         hosts_in_use = [host for host in self.farm.hosts.values() if host.tier is not None]
         for request in self.waiting.values():
             assert any(request.may_use(host) for host in hosts_in_use)
@@ -288,7 +338,8 @@ class FarmMachine(RuleBasedStateMachine):
     @invariant()
     def snapshot_adds_up(self) -> None:
         snapshot = self.farm.snapshot()
-        assert snapshot["totals"]["slots_in_use"] == len(self.leased)
+        totals = snapshot["totals"]
+        assert totals["slots_in_use"] == len(self.leased) + totals["strays"]
         assert snapshot["totals"]["requests_waiting"] == len(self.waiting)
         for host in snapshot["hosts"]:
             assert (host["state"] == "up") == (not host["reason"] or host["tier"] is not None)
@@ -303,7 +354,7 @@ class FarmMachine(RuleBasedStateMachine):
         assert not self.farm.leases
         assert not self.farm.waiting
         for host in self.farm.hosts.values():
-            assert sorted(host.free) == list(range(host.slots))
+            assert len(host.free) == max(0, host.slots - host.strays)
         self.advance(1000.0)
         self.farm.check()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from compilefarm.model import Declaration, Lease, Load, Outcome, Request
+from compilefarm.model import Availability, Declaration, Lease, Load, Outcome, Request
 
 
 class HostsListed(NamedTuple):
@@ -18,11 +18,24 @@ class HostsListed(NamedTuple):
     declarations: tuple[Declaration, ...]
 
 
+class EarlierLife(NamedTuple):
+    """This server follows one that ended, and of whose leases some may still run.
+
+    It comes once, after the first `HostsListed`; `hosts` is what that server knew.
+    """
+
+    hosts: tuple[Availability, ...]
+
+
 class HostAdded(NamedTuple):
-    """A host says that it is available, at that address."""
+    """A host says that it is available, at that address.
+
+    `returning`: it said so before, and now only comes back to a server that it lost.
+    """
 
     declaration: Declaration
     address: str
+    returning: bool = False
 
 
 class HostRemoved(NamedTuple):
@@ -41,12 +54,13 @@ class HostDrained(NamedTuple):
 
 
 class LoadReported(NamedTuple):
-    """A host reported its load."""
+    """A host reported its load; `returning` as in `HostAdded`."""
 
     host: str
     port: int
     address: str
     load: Load
+    returning: bool = False
 
 
 class ReportsEnded(NamedTuple):
@@ -90,6 +104,18 @@ class RequestArrived(NamedTuple):
     request: Request
 
 
+class LeaseAttached(NamedTuple):
+    """A client has a lease from another server or an earlier life of this, and runs already.
+
+    The request is as in `RequestArrived`. `host` and `port` are where it runs, since `running_s`.
+    """
+
+    request: Request
+    host: str
+    port: int
+    running_s: float
+
+
 class RequestEnded(NamedTuple):
     """A client told how its compile ended, or its connection is gone."""
 
@@ -103,6 +129,7 @@ class TimePassed(NamedTuple):
 
 Event = (
     HostsListed
+    | EarlierLife
     | HostAdded
     | HostRemoved
     | HostDrained
@@ -112,6 +139,7 @@ Event = (
     | WatcherEnded
     | HostProbed
     | RequestArrived
+    | LeaseAttached
     | RequestEnded
     | TimePassed
 )
@@ -166,6 +194,12 @@ class HostNoted(NamedTuple):
     text: str
 
 
+class AvailabilityChanged(NamedTuple):
+    """What somebody said of a host's availability is to be kept: `Farm.availability` has it."""
+
+    name: str
+
+
 class LeaseEnded(NamedTuple):
     """A lease ended, and so; for records."""
 
@@ -174,4 +208,14 @@ class LeaseEnded(NamedTuple):
     ended: float
 
 
-Effect = Grant | Wait | Refuse | Revoke | Probe | DrainEnded | HostNoted | LeaseEnded
+Effect = (
+    Grant
+    | Wait
+    | Refuse
+    | Revoke
+    | Probe
+    | DrainEnded
+    | HostNoted
+    | AvailabilityChanged
+    | LeaseEnded
+)

@@ -8,7 +8,8 @@ property test.
 
 What the books promise (`Farm.check` asserts it):
 
-  - A slot is free or has exactly one lease, and a lease has exactly one slot.
+  - A slot is free, or has exactly one lease, or is in use by a stray; a lease has exactly one slot.
+  - Nothing is free on a host that has as many leases and strays as slots.
   - A request waits, or has a lease, or is unknown; it has had one answer at most.
   - No lease is granted on a host that is not up.
 
@@ -33,6 +34,13 @@ accepted by the kernel.
 A host's owner comes first. Whoever watches the host for him has a connection of his own, and says
 on it that the owner is there or is not. In idle mode a host that nobody watches is as good as in
 use: so it is out of the farm however its watcher ended.
+
+A server may follow one that was killed, or stand in for another. Then compiles run of which it
+knows nothing: strays. Their clients attach the leases that they hold, some sooner, some later; and
+hosts report how many compiles run there. So a host that returns is held: for `SETTLE_S` every slot
+without a lease counts as in use, and after that as many as its reports have compiles beyond our
+leases. Nothing is kept of leases from one life to the next: they change by the thousand in a
+second, and those who hold them know best.
 """
 
 from __future__ import annotations
@@ -42,7 +50,9 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 from compilefarm.events import (
+    AvailabilityChanged,
     DrainEnded,
+    EarlierLife,
     Effect,
     Event,
     Grant,
@@ -52,6 +62,7 @@ from compilefarm.events import (
     HostProbed,
     HostRemoved,
     HostsListed,
+    LeaseAttached,
     LeaseEnded,
     LoadReported,
     OwnerReported,
@@ -67,6 +78,7 @@ from compilefarm.events import (
 )
 from compilefarm.model import (
     DISTCC_PORT,
+    Availability,
     Declaration,
     Host,
     Lease,
@@ -106,6 +118,17 @@ PATIENCE_UNKNOWN_S = 20.0
 # CPU use that shows a distccd to be at work.
 AT_WORK_CPUS = 0.1
 
+# Within this time of a server's start, or of its standing in for another, hosts return and clients
+# attach their leases: both try at least every second or so.
+SETTLE_S = 2.0
+# Stragglers do not have everybody wait for more stragglers.
+SETTLE_AGAIN_S = 30.0
+REMOVED_LIMIT = 10_000
+
+TIMERS_OF_A_HOST = (
+    "silent", "lost", "drain", "probation", "watch", "lacks", "unwatched", "settle",
+)  # fmt: skip
+
 
 class Farm:
     """The books of one compile farm.
@@ -120,7 +143,10 @@ class Farm:
         self.hosts: dict[str, Host] = {}
         self.waiting: dict[int, Request] = {}
         self.leases: dict[int, Lease] = {}
+        # Hosts taken out by somebody, and not brought in again: one that only returns stays out.
+        self.removed: dict[str, Declaration] = {}
         self.granted = 0
+        self.attached = 0
         self.refused = 0
         self.revoked = 0
         self.failed = 0
@@ -129,10 +155,12 @@ class Farm:
         self._typical_s: float | None = None
         self._effects: list[Effect] = []
         self._choice_narrowed = False
+        self._hopes_until = -math.inf  # until then no request is refused for want of hosts
         # Waiting for long enough to be told so, unless they are granted in the same moment.
         self._to_tell: list[int] = []
         self._handlers: dict[type, Callable[[Any], None]] = {
             HostsListed: self._hosts_listed,
+            EarlierLife: self._earlier_life,
             HostAdded: self._host_added,
             HostRemoved: self._host_removed,
             HostDrained: self._host_drained,
@@ -142,6 +170,7 @@ class Farm:
             WatcherEnded: self._watcher_ended,
             HostProbed: self._host_probed,
             RequestArrived: self._request_arrived,
+            LeaseAttached: self._lease_attached,
             RequestEnded: self._request_ended,
             TimePassed: self._time_passed,
         }
@@ -180,6 +209,17 @@ class Farm:
             return None
         return bare if bare.port == port or not bare.added else None
 
+    def availability(self, name: str) -> Availability | None:
+        """Return what somebody said of a host's availability; None where that is nothing."""
+        host = self.hosts.get(name)
+        if host is not None and host.offered is not None and host.drain_until is None:
+            reported = host.load_at is not None or host.silent
+            return Availability(host.offered, host.address, True, reported)
+        if host is not None and host.drain_until is not None:  # it would be gone by then
+            return Availability(_naming(host), host.address, False)
+        removed = self.removed.get(name)
+        return None if removed is None else Availability(removed, "", False)
+
     def jobs_worth_using(self, user: str, cpus: int) -> int:
         """Return the -j worth using for a user whose builder has so many CPUs.
 
@@ -210,9 +250,14 @@ class Farm:
             assert len(set(taken)) == len(taken), f"{name}: a slot has two leases"
             assert not set(taken) & set(host.free), f"{name}: a leased slot is free"
             assert set(host.free) <= set(range(host.slots)), f"{name}: too high a slot is free"
-            left = max(0, host.slots - len(host.leases))
-            assert len(host.free) == left, f"{name}: a slot is lost"
+            left = max(0, host.slots - host.in_use)
+            assert len(host.free) == left, f"{name}: a slot is lost, or free and in use"
             assert len(host.free) == len(set(host.free)), f"{name}: a slot is free twice"
+            reported = (host.load.compiles if host.load is not None else None) or 0
+            if host.settles_at is None:
+                assert host.strays <= reported, f"{name}: strays that nobody reported"
+            else:
+                assert self.now <= host.settles_at, f"{name} settles for too long"
             assert (host.state, host.reason) == self._standing_of_facts(host), f"{name}: state"
             on_hosts.update(host.leases)
         assert on_hosts == self.leases, "the hosts' leases are not the farm's"
@@ -234,15 +279,25 @@ class Farm:
             )
             host.listed = declaration
             host.address = declaration.address or host.address
-            host.added = host.offered is not None or declaration.static
+            static = declaration.static and name not in self.removed
+            host.added = host.offered is not None or static
             self._apply_declarations(host)
 
     def _host_added(self, event: HostAdded) -> None:
         declaration = event.declaration
         port = declaration.port or DISTCC_PORT
         host = self.find(declaration.host, port)
+        name = host_name(declaration.host, port) if host is None else host.name
+        leaves = host is not None and host.drain_until is not None
+        if event.returning and (leaves or name in self.removed):
+            return
         if host is None:
-            host = self._new_host(host_name(declaration.host, port), event.address, port)
+            host = self._new_host(name, event.address, port)
+        if event.returning and not host.added and host.load_at is None:
+            self._hold(host)
+        self.removed.pop(host.name, None)
+        if (host.offered, host.address) != (declaration, event.address):
+            self._effects.append(AvailabilityChanged(host.name))
         host.address = event.address
         host.port = port
         host.offered = declaration
@@ -255,6 +310,8 @@ class Farm:
         self._timers.clear(("probation", host.name))
         if host.silent:  # whoever adds a host without reports takes it at its declared power
             host.silent, host.load, host.load_at = False, None, None
+            if host.settles_at is None:
+                host.set_strays(0)
             self._timers.clear(("lost", host.name))
         self._end_drain(host, "it was added again meanwhile")
         self._apply_declarations(host)
@@ -272,6 +329,7 @@ class Farm:
             return
         host.drain_until = self.now + event.grace_s
         self._timers.set(("drain", host.name), host.drain_until)
+        self._effects.append(AvailabilityChanged(host.name))
         self._settle(host)
         if not host.leases:
             self._end_drain(host)
@@ -292,6 +350,12 @@ class Farm:
 
     def _leave(self, host: Host, reason: str) -> None:
         """Make a host unavailable; forget it once nothing is left to remember."""
+        self.removed[host.name] = _naming(host)
+        if len(self.removed) > REMOVED_LIMIT:
+            oldest = next(iter(self.removed))
+            del self.removed[oldest]
+            self._effects.append(AvailabilityChanged(oldest))
+        self._effects.append(AvailabilityChanged(host.name))
         host.added = False
         host.offered = None
         host.quarantined = False
@@ -306,7 +370,7 @@ class Farm:
         if self.hosts.get(host.name) is host:
             del self.hosts[host.name]
             self.policy.host_forgotten(host)
-            for kind in ("silent", "lost", "drain", "probation", "watch", "lacks", "unwatched"):
+            for kind in TIMERS_OF_A_HOST:
                 self._timers.clear((kind, host.name))
 
     def _load_reported(self, event: LoadReported) -> None:
@@ -314,10 +378,16 @@ class Farm:
         if host is None:
             name = host_name(event.host, event.port)
             host = self._new_host(name, event.address, event.port)
-            host.address = event.address
+        host.address = host.address or event.address
+        if host.load_at is None:
+            if event.returning:
+                self._hold(host)
+            if host.offered is not None:
+                self._effects.append(AvailabilityChanged(host.name))
         host.load = event.load
         host.load_at = self.now
         host.silent = False
+        self._count_strays(host)
         self._timers.set(("silent", host.name), self.now + SILENT_AFTER_S)
         if event.load.distccd in ("", "running"):
             self._timers.clear(("lost", host.name))
@@ -340,6 +410,7 @@ class Farm:
 
     def _fall_silent(self, host: Host) -> None:
         host.silent = True
+        host.unexplained = math.inf
         self._timers.clear(("silent", host.name))
         self._settle(host)
         self._forget_if_nothing_left(host)
@@ -414,6 +485,8 @@ class Farm:
             slots = min(slots, host.proportion.offered)
         if slots != host.slots:
             host.set_slots(slots)
+            if host.settles_at is not None:
+                host.set_strays(slots - len(host.leases))
 
     def _standing_of_facts(self, host: Host) -> tuple[State, str]:
         if host.drain_until is not None:
@@ -457,6 +530,88 @@ class Farm:
                 HostNoted(host.name, f"{host.state.value}{', ' if why else ''}{why}")
             )
         if host.state is State.MUTE and host.leases:
+            self._timers.set(("lost", host.name), self.now + LOST_AFTER_S)
+
+    # -- what another server, or an earlier life of this one, left behind
+
+    def _earlier_life(self, event: EarlierLife) -> None:
+        self._await_returns()
+        for known in event.hosts:
+            declaration = known.declaration
+            port = declaration.port or DISTCC_PORT
+            host = self.find(declaration.host, port)
+            name = host_name(declaration.host, port) if host is None else host.name
+            if not known.available:
+                self.removed[name] = declaration
+                if host is not None and host.added:
+                    self._leave(host, "was removed")
+                continue
+            if host is None:
+                host = self._new_host(name, known.address, port)
+            host.address, host.port = known.address, port
+            host.offered = declaration
+            host.added = True
+            host.silent = known.reported
+        for host in self.hosts.values():
+            if host.added:
+                self._hold(host)
+                self._apply_declarations(host)
+
+    def _await_returns(self) -> None:
+        """There are hosts and leases yet to return, so nothing is hopeless for the moment."""
+        if self.now - self._hopes_until >= SETTLE_AGAIN_S:
+            self._hopes_until = self.now + SETTLE_S
+            self._timers.set(("hope", None), self._hopes_until)
+
+    def _hold(self, host: Host) -> None:
+        """Count as in use what has no lease, until those who hold some had time to attach them."""
+        self._await_returns()
+        host.settles_at = self.now + SETTLE_S
+        host.held_at = self.now
+        host.set_strays(host.slots - len(host.leases))
+        self._timers.set(("settle", host.name), host.settles_at)
+
+    def _count_strays(self, host: Host) -> None:
+        """Count as in use what a host's last report has beyond our leases.
+
+        A report may be late: so it is compared with the most leases since the one before, and what
+        only one of two reports has does not count.
+        """
+        before = host.unexplained
+        compiles = host.load.compiles if host.load is not None else None
+        host.unexplained = max(0, (compiles or 0) - host.most_leases)
+        host.most_leases = len(host.leases)
+        if host.settles_at is None:
+            host.set_strays(int(min(before, host.unexplained)))
+
+    def _settled(self, host: Host) -> None:
+        """End a host's time of being held."""
+        host.settles_at = None
+        compiles = host.load.compiles if host.load is not None and not host.silent else None
+        host.set_strays(max(0, (compiles or 0) - len(host.leases)))
+        host.unexplained = math.inf
+        self._settle(host)
+
+    def _lease_attached(self, event: LeaseAttached) -> None:
+        request = event.request
+        assert request.id not in self.waiting, "a request's id was used before"
+        assert request.id not in self.leases, "a request's id was used before"
+        request.arrived = self.now - event.running_s
+        host = self.find(event.host, event.port)
+        if host is None:
+            name = host_name(event.host, event.port)
+            # Its address is for itself to say: what a client says is not connected to.
+            host = self._new_host(name, "", event.port)
+            self._settle(host, "a compile runs there, but it has not come back yet")
+        self._await_returns()
+        if self.now - host.held_at >= SETTLE_AGAIN_S:
+            self._hold(host)
+        lease = Lease(request, host, host.take_slot_in_use(), request.arrived)
+        self.attached += 1
+        self.policy.arrived(request, self.now)
+        self._begin_lease(lease)
+        self._settle(host)
+        if host.silent or host.state is State.MUTE:
             self._timers.set(("lost", host.name), self.now + LOST_AFTER_S)
 
     # -- hosts fail
@@ -543,6 +698,8 @@ class Farm:
         assert request.id not in self.leases, "a request's id was used before"
         request.arrived = self.now
         self.waiting[request.id] = request
+        if request.returning:
+            self._await_returns()
         self.policy.arrived(request, self.now)
         if request.wait_s:
             self._timers.set(("wait", request.id), self.now + request.wait_s)
@@ -550,7 +707,7 @@ class Farm:
     def _still_waiting(self, request: Request) -> None:
         """Tell a request that has just come and was not granted what it may expect."""
         hopeless = self.policy.hopeless(request)
-        if hopeless is not None:
+        if hopeless is not None and self.now >= self._hopes_until:
             self._refuse(request, hopeless)
         elif request.wait_s == 0:
             self._refuse(request, "no slot is free now")
@@ -564,6 +721,8 @@ class Farm:
 
     def _refuse_hopeless(self) -> None:
         """Refuse the requests for which no host is left; like restrictions share a verdict."""
+        if self.now < self._hopes_until:
+            return
         verdicts: dict[Hashable, str | None] = {}
         for request in list(self.waiting.values()):
             key = request.restriction
@@ -590,12 +749,19 @@ class Farm:
             lease = Lease(request, host, host.take_slot(), self.now)
             del self.waiting[request.id]
             self._clear_timers(request)
-            if not host.leases:
-                self._timers.set(("watch", host.name), self.now + PATIENCE_LEAST_S)
-            self.leases[request.id] = host.leases[request.id] = lease
             self.granted += 1
-            self.policy.granted(lease, self.now)
+            self._begin_lease(lease)
             self._effects.append(Grant(lease))
+
+    def _begin_lease(self, lease: Lease) -> None:
+        host = lease.host
+        leases = host.leases
+        if not leases:
+            self._timers.set(("watch", host.name), self.now + PATIENCE_LEAST_S)
+        self.leases[lease.id] = leases[lease.id] = lease
+        if len(leases) > host.most_leases:
+            host.most_leases = len(leases)
+        self.policy.granted(lease, self.now)
 
     def _request_ended(self, event: RequestEnded) -> None:
         lease = self.leases.get(event.id)
@@ -648,6 +814,8 @@ class Farm:
             kind, subject = key
             if kind == "tell":
                 self._to_tell.append(subject)
+            elif kind == "hope":
+                self._choice_narrowed = True
             elif kind == "wait":
                 self._refuse(self.waiting[subject], "no slot was found in the time given")
             else:
@@ -663,6 +831,8 @@ class Farm:
             self._revoke_leases(host, f"{host.name} may be in use: its watch-ssaver ended")
         elif kind == "drain":
             self._end_drain(host)
+        elif kind == "settle":
+            self._settled(host)
         elif kind == "lacks":
             host.lacks = frozenset()
             self._settle(host)
@@ -671,5 +841,11 @@ class Farm:
             self._effects.append(Probe(host.name, host.address, host.port))
         elif kind == "watch" and host.leases:
             self._timers.set(("watch", host.name), self.now + PATIENCE_LEAST_S)
-            if self._suspected(host):
+            if host.address and self._suspected(host):
                 self._effects.append(Probe(host.name, host.address, host.port))
+
+
+def _naming(host: Host) -> Declaration:
+    """Return a declaration that says no more than which host is meant."""
+    said = host.offered or host.listed
+    return Declaration(said.host if said is not None else host.name, host.port)

@@ -11,6 +11,7 @@ import heapq
 import math
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import count
 
 from compilefarm.proportion import Proportion
 
@@ -80,6 +81,7 @@ class Load:
     memory_free_mb: float | None = None
     memory_total_mb: float | None = None
     compile_memory_mb: float | None = None  # of the largest compile that runs there
+    compiles: int | None = None  # that run there now, whoever sent them
     cpu_pressure: float | None = None
     distccd: str = ""
 
@@ -92,6 +94,20 @@ class Load:
             max(0.0, whole[1] - own[1]),
             max(0.0, whole[2] - own[2]),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Availability:
+    """Whether a host is to be used, as somebody said: what one life of the server leaves the next.
+
+    `declaration` names the host, and has what was said of it. `reported`: a load reporter spoke for
+    it, so it is there only once that does so again.
+    """
+
+    declaration: Declaration
+    address: str
+    available: bool
+    reported: bool = False
 
 
 class State(Enum):
@@ -110,9 +126,10 @@ class State(Enum):
 class Host:
     """A compile host: what is said of it, what it reports, its slots, and how it stands.
 
-    `capacity` is how many compiles it takes at most, `slots` how many of these it offers now. Free
-    slots are numbers below `slots`, in a heap, so that low numbers are used first. There are as
-    many as its leases leave: when `slots` shrinks, whatever is leased above it counts too.
+    `capacity` is how many compiles it takes at most, `slots` how many of these it offers now, and
+    `strays` how many compiles run there of which no lease is known. Free slots are numbers below
+    `slots`, in a heap, so that low numbers are used first. There are as many as leases and strays
+    leave: when `slots` shrinks, whatever is leased above it counts too.
     """
 
     name: str
@@ -128,6 +145,7 @@ class Host:
     types: frozenset[str] = frozenset()
     compilers: frozenset[str] = frozenset()  # empty: any
     free: list[int] = field(default_factory=list)
+    strays: int = 0
     leases: dict[int, Lease] = field(default_factory=dict)
 
     state: State = State.AWAY
@@ -144,6 +162,12 @@ class Host:
     # By who watches: since when the owner is there, None where he is not.
     watchers: dict[int, float | None] = field(default_factory=dict)
     owner_left_at: float = -math.inf
+
+    # It ran compiles before we knew it: until then, all that has no lease counts as in use.
+    settles_at: float | None = None
+    held_at: float = -math.inf  # when that began last
+    most_leases: int = 0  # at once, since the last report
+    unexplained: float = math.inf  # compiles beyond these, in the last report
 
     failures: int = 0  # in a row, those that came at once counted as one
     failed_at: float = -math.inf
@@ -170,32 +194,60 @@ class Host:
         """What decides which requests may use the host, their `avoid` apart."""
         return (self.types, self.compilers, self.lacks)
 
+    @property
+    def in_use(self) -> int:
+        """How many of its slots are in use, by leases and by strays."""
+        return len(self.leases) + self.strays
+
     def set_slots(self, slots: int) -> None:
         """Have so many slots from now on; running leases keep theirs."""
-        leased = {lease.slot for lease in self.leases.values()}
         self.slots = slots
-        unleased = [slot for slot in range(slots) if slot not in leased]
-        self.free = unleased[: max(0, slots - len(leased))]
+        self._free_what_is_left()
+
+    def set_strays(self, strays: int) -> None:
+        """Count so many slots as in use without a lease."""
+        strays = max(0, strays)
+        if strays != self.strays:
+            self.strays = strays
+            self._free_what_is_left()
 
     def take_slot(self) -> int:
         """Take the lowest free slot; raises IndexError where there is none."""
         return heapq.heappop(self.free)
 
+    def take_slot_in_use(self) -> int:
+        """Take a slot for a compile that runs already: a stray's, a free one, or one too many."""
+        if self.strays:
+            self.strays -= 1
+        elif self.free:
+            return heapq.heappop(self.free)
+        return self._unused_slot()
+
     def give_back(self, slot: int) -> None:
         """Make a slot free again that no lease has any more, unless the host has shrunk."""
-        if len(self.free) + len(self.leases) >= self.slots:
+        if len(self.free) + self.in_use >= self.slots:
             return
         if slot >= self.slots:
-            taken = {lease.slot for lease in self.leases.values()}.union(self.free)
-            slot = next(number for number in range(self.slots) if number not in taken)
+            slot = self._unused_slot()
         heapq.heappush(self.free, slot)
+
+    def _unused_slot(self) -> int:
+        """Return the lowest number that is neither leased nor free, perhaps one above `slots`."""
+        taken = {lease.slot for lease in self.leases.values()}.union(self.free)
+        return next(number for number in count() if number not in taken)
+
+    def _free_what_is_left(self) -> None:
+        leased = {lease.slot for lease in self.leases.values()}
+        unleased = [slot for slot in range(self.slots) if slot not in leased]
+        self.free = unleased[: max(0, self.slots - self.in_use)]
 
 
 @dataclass(slots=True, eq=False)
 class Request:
     """A compile that wants a slot: who asks, for what, and where it must not go.
 
-    `wait_s` is how long it may wait (None: no limit). `arrived` and `id` are the farm's.
+    `wait_s` is how long it may wait (None: no limit). `returning`: it waited at a server that went
+    away meanwhile. `arrived` and `id` are the farm's.
     """
 
     id: int
@@ -208,6 +260,7 @@ class Request:
     type: str = ""
     avoid: frozenset[str] = frozenset()
     wait_s: float | None = None
+    returning: bool = False
     arrived: float = 0.0
 
     @property

@@ -46,6 +46,7 @@ from compilefarm.connections import (
     StatusConnection,
 )
 from compilefarm.events import (
+    AvailabilityChanged,
     DrainEnded,
     Effect,
     Event,
@@ -116,6 +117,7 @@ class HostServer:
             Probe: self._probe,
             DrainEnded: self._drain_ended,
             HostNoted: self._host_noted,
+            AvailabilityChanged: self._availability_changed,
             LeaseEnded: self._lease_ended,
         }
 
@@ -216,6 +218,9 @@ class HostServer:
 
     def _host_noted(self, effect: HostNoted) -> None:
         log.info("host %s: %s", effect.name, effect.text)
+
+    def _availability_changed(self, effect: AvailabilityChanged) -> None:
+        """Nothing is kept of it yet."""
 
     def _lease_ended(self, effect: LeaseEnded) -> None:
         if self.recorder is None:

@@ -15,6 +15,7 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from compilefarm.model import Host, Request
+from compilefarm.placement import Standing
 
 if TYPE_CHECKING:
     from compilefarm.farm import Farm
@@ -60,7 +61,9 @@ def snapshot_in_pieces(farm: Farm) -> Pieces:
             "slots_in_use": sum(host["slots_in_use"] for host in hosts),
             "slots_free": sum(host["slots_free"] for host in hosts),
             "requests_waiting": len(requests),
+            "strays": sum(host["strays"] for host in hosts),
             "leases_granted": farm.granted,
+            "leases_attached": farm.attached,
             "requests_refused": farm.refused,
             "leases_revoked": farm.revoked,
             "leases_failed": farm.failed,
@@ -81,6 +84,16 @@ def _request(farm: Farm, request: Request) -> dict[str, Any]:
     }
 
 
+def _reason(host: Host, standing: Standing) -> str:
+    """Return why a host, or a part of it, is not in use as it was declared."""
+    reasons = [host.reason or standing.reason]
+    if host.strays and host.settles_at is not None:
+        reasons.append("it has returned, and its leases may not all be back yet")
+    elif host.strays:
+        reasons.append(f"{host.strays} compiles run there without a lease of ours")
+    return "; ".join(filter(None, reasons))
+
+
 def _host(farm: Farm, host: Host) -> dict[str, Any]:
     standing = farm.policy.standing(host)
     load = host.load
@@ -91,7 +104,8 @@ def _host(farm: Farm, host: Host) -> dict[str, Any]:
         "port": host.port,
         "capacity": host.capacity,
         "slots": host.slots,
-        "slots_in_use": len(host.leases),
+        "slots_in_use": host.in_use,
+        "strays": host.strays,
         "slots_free": len(host.free) if usable else 0,
         "power_index": host.power_index,
         "types": sorted(host.types),
@@ -99,7 +113,7 @@ def _host(farm: Farm, host: Host) -> dict[str, Any]:
         "lacks": sorted(host.lacks),
         "state": "busy" if host.up and not usable else host.state.value,
         "tier": standing.tier,
-        "reason": host.reason or standing.reason,
+        "reason": _reason(host, standing),
         "mode": host.mode.value,
         "owner_present_s": None
         if host.owner_since is None

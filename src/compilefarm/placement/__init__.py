@@ -50,7 +50,10 @@ class Policy(Protocol):
         """Drop a queued request, which was not granted."""
 
     def granted(self, lease: Lease, now: float) -> None:
-        """Note that a queued request was granted; its slot is taken already."""
+        """Note that a queued request was granted; its slot is taken already.
+
+        The lease may have begun before `now`, at another server.
+        """
 
     def ended(self, lease: Lease, outcome: Outcome, now: float) -> None:
         """Note that a lease ended, and how; its slot is free already."""

@@ -136,13 +136,13 @@ class EarliestPolicy:
         tier = tier_of(speed) if slots else None
         self._standings[host.name] = Standing(tier, reason)
         moved = abs(speed - place.speed) > SPEED_MOVED * place.speed
-        if not moved and (slots, len(host.leases)) == (place.slots, place.busy):
+        if not moved and (slots, host.in_use) == (place.slots, place.busy):
             return
         views = self._groups[signature].views
         for view in views:
             view.count(place, -1)
         place.speed, place.index = speed, class_index(speed)
-        place.slots, place.busy = slots, len(host.leases)
+        place.slots, place.busy = slots, host.in_use
         place.stamp += 1
         for view in views:
             view.count(place, +1)
@@ -322,9 +322,9 @@ class EarliestPolicy:
             place,
             place.speed,
             place.index,
-            now,
+            lease.granted,
             cost,
-            now + build.preprocess_s + cost / place.speed,
+            lease.granted + build.preprocess_s + cost / place.speed,
         )
         self._running[lease.id] = running
         build.start(running)
@@ -699,7 +699,7 @@ class EarliestPolicy:
     def _offer(self, place: Place) -> None:
         """A slot of a place was taken or came free."""
         place.stamp += 1
-        place.busy = len(place.host.leases)  # counted anew: `host_changed` may have come first
+        place.busy = place.host.in_use  # counted anew: `host_changed` may have come first
         for view in place.views:
             view.offer(place)
 

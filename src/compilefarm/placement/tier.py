@@ -189,7 +189,7 @@ class TierPolicy:
     def rank_of(self, host: Host) -> Rank:
         """Return where a host with a free slot stands among its like; the smallest comes first."""
         tier = self._standings[host.name].tier or 0
-        in_use = len(host.leases) / host.slots
+        in_use = host.in_use / host.slots
         return (-tier, -host.power_index, in_use, self.next_serial())
 
     def next_serial(self) -> int:
