@@ -100,6 +100,15 @@ def test_wrong_power_indices_are_made_good_by_the_third_build() -> None:
     assert mean(wrong) <= 1.10 * mean(right)
 
 
+def test_nobody_waits_for_a_slot_that_no_lease_will_bring() -> None:
+    """A file that fits nowhere in time starts on the fastest free slot, if none faster is busy."""
+    chance = random.Random(2)
+    speeds = [8.0 ** chance.random() for _ in range(200)]
+    hosts = [Declaration(f"h{n}", slots=2, power_index=speed) for n, speed in enumerate(speeds)]
+    files = [TracedFile(f"{n}.c", chance.choice((0.05, 0.05, 0.05, 2.0))) for n in range(120)]
+    assert play("earliest", hosts, files, 400, builds=2)[-1].ratio <= 1.2
+
+
 def test_a_host_that_its_owner_uses_is_left_alone_within_two_seconds() -> None:
     hosts = [
         Declaration("desk", slots=4, power_index=8.0),

@@ -127,4 +127,4 @@ def _no_sooner_elsewhere(
         if ends[faster]:
             wait_s = max(0.0, ends[faster][0] - now)
             limit = min(limit, wait_s / (1.0 / speeds[place] - 1.0 / speeds[faster]))
-    return 0.0 if limit == math.inf else limit
+    return limit

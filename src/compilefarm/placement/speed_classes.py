@@ -209,7 +209,8 @@ class View:
     def no_sooner_elsewhere(self, free: Place, now: float) -> float:
         """Return the largest cost that no busy faster slot would finish sooner than a free one.
 
-        Of a cost c, that is c / speed <= wait + c / faster, for every faster class.
+        Of a cost c, that is c / speed <= wait + c / faster, for every faster class. Where no faster
+        slot is busy, there is nothing to wait for, and the cost is infinite.
         """
         limit = math.inf
         own, speed = free.index, free.speed
@@ -224,4 +225,4 @@ class View:
             if speed_class.ends:
                 wait_s = max(0.0, speed_class.ends[0][0] - now)
                 limit = min(limit, wait_s / (1.0 / speed - 1.0 / speed_class.speed))
-        return 0.0 if limit == math.inf else limit
+        return limit
