@@ -21,6 +21,11 @@ SOURCES = Path(__file__).parent.parent / "src" / "gethost"
 PATIENCE_S = 20.0
 
 
+def builder_cpus() -> int:
+    """Return how many CPUs gethost sees here."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def gethost_under_test(directory: Path) -> Path:
     """Return $GETHOST_SANITIZED, or gethost compiled into the directory, if it is not there yet."""
     if given := os.environ.get("GETHOST_SANITIZED"):
@@ -145,6 +150,8 @@ class Gethost:
             "XDG_RUNTIME_DIR": str(self._runtime),
             "DISTCC_DIR": str(directory / "distcc-dir"),
             "HOST_SERVER": servers,
+            # The machine's own would let tests that run at the same time wait for one another.
+            "GETHOST_LOCK_FILE": str(directory / "cpus"),
         }
 
     def program(self, name: str, script: str) -> None:

@@ -21,12 +21,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gethost_program import PATIENCE_S, Connection, Gethost, Server, gethost_under_test
+from gethost_program import (
+    PATIENCE_S,
+    Connection,
+    Gethost,
+    Server,
+    builder_cpus,
+    gethost_under_test,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 LEASE = "lease id=7 host=desk1 address=192.0.2.7 port=4001 slots=3"
-CPUS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+CPUS = builder_cpus()
 LOCAL = f"localhost/{CPUS} "
 SHOW_HOSTS = 'echo "$DISTCC_HOSTS"'
 

@@ -21,7 +21,14 @@ from pathlib import Path
 from typing import Self
 
 import pytest
-from gethost_program import PATIENCE_S, Connection, Gethost, Server, gethost_under_test
+from gethost_program import (
+    PATIENCE_S,
+    Connection,
+    Gethost,
+    Server,
+    builder_cpus,
+    gethost_under_test,
+)
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -312,27 +319,49 @@ def test_make_with_more_jobs_than_slots(start: Start, server: LeaseServer) -> No
     assert server.summary() == {"request": 41, "done": 41}  # and none for the link
 
 
-def test_make_without_a_server(start: Start) -> None:
+COUNTING_COMPILER = """#!/bin/sh
+echo + >> "$COUNT"
+gcc "$@"
+status=$?
+echo - >> "$COUNT"
+exit $status
+"""
+
+
+def test_two_makes_of_300_without_a_server(start: Start) -> None:
+    """Each has its own DISTCC_DIR; together they compile no more at once than there are CPUs."""
     with Server() as server:
         server.name = f"127.0.0.1:{unused_port('127.0.0.1')}"
         gethost = start(server)
-        names = write_sources(gethost.directory, 24)
-        objects = [name.replace(".c", ".o") for name in names]
-        (gethost.directory / "Makefile").write_text(
-            f"CC = {gethost.path} distcc gcc\nall: {' '.join(objects)}\n"
-        )
-        result = subprocess.run(
-            ["make", "-j12"],
-            cwd=gethost.directory,
-            env=gethost.environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert result.returncode == 0
-        assert result.stderr.count("\n") == 1
-        assert "gethost: compiling here: no host-server at" in result.stderr
+        compiler, count = gethost.directory / "counting-cc", gethost.directory / "count"
+        compiler.write_text(COUNTING_COMPILER)
+        compiler.chmod(0o755)
+        makes = []
+        for name in ("one", "other"):
+            directory = gethost.directory / name
+            (directory / "distcc").mkdir(parents=True)
+            objects = [each.replace(".c", ".o") for each in write_sources(directory, 50)]
+            (directory / "Makefile").write_text(
+                f"CC = {gethost.path} distcc {compiler}\nall: {' '.join(objects)}\n"
+            )
+            own = {"COUNT": str(count), "DISTCC_DIR": str(directory / "distcc")}
+            makes.append(
+                subprocess.Popen(
+                    ["make", "-j300"],
+                    cwd=directory,
+                    env=gethost.environment | own,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+        errors = [make.communicate(timeout=120)[1] for make in makes]
+        assert [make.returncode for make in makes] == [0, 0]
+        assert "".join(errors).count("\n") == 1
+        assert "gethost: compiling here: no host-server at" in "".join(errors)
+        steps = [1 if line == "+" else -1 for line in count.read_text().split()]
+        assert len(steps) == 200
+        assert max(itertools.accumulate(steps)) == builder_cpus()
 
 
 @pytest.mark.needs("ccache")

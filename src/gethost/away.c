@@ -116,6 +116,11 @@ static bool marker_touch(const struct marker *marker)
     return !known;
 }
 
+int away_directory(void)
+{
+    return open_directory(true);
+}
+
 bool away_now(const char *servers)
 {
     struct marker marker = marker_open("away", servers, false);

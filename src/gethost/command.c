@@ -239,6 +239,11 @@ static struct command local(const char *reason)
     return (struct command){.kind = COMMAND_LOCAL, .reason = reason};
 }
 
+static bool is_configures(const char *source)
+{
+    return begins(base_name(source), "conftest.") || begins(base_name(source), "tmp.conftest.");
+}
+
 /* The words after `distcc` and the compiler's name. */
 static struct command read_compile(const char *compiler, const char **word)
 {
@@ -277,7 +282,7 @@ static struct command read_compile(const char *compiler, const char **word)
         return local("it does not compile");
     if (!source)
         return local("there is no source file");
-    if (begins(base_name(source), "conftest.") || begins(base_name(source), "tmp.conftest."))
+    if (is_configures(source))
         return local("configure's tests are compiled here");
     if (output && !strcmp(output, "-"))
         return local("the object file goes to stdout");
@@ -305,7 +310,11 @@ struct command command_read(char **argv)
     const char *first = words.item[0];
     if (is_one_of(first, for_distcc))
         return local("it is a question to distcc");
-    if (first[0] == '-' || is_source(first) || ends(first, ".o"))
-        return read_compile("cc", words.item);
-    return read_compile(first, words.item + 1);
+    bool named = first[0] != '-' && !is_source(first) && !ends(first, ".o");
+    struct command command = read_compile(named ? first : "cc", words.item + named);
+    command.compiles = is_one_of("-c", words.item) || is_one_of("-S", words.item);
+    /* A configure asks hundreds of small questions, one after the other: it is not to queue with each. */
+    for (const char **word = words.item; *word; word++)
+        command.compiles = command.compiles && !is_configures(*word);
+    return command;
 }

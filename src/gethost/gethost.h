@@ -6,6 +6,7 @@
  *   environment.c  what distcc is told
  *   run.c          child, signals, exit status
  *   away.c         remembering, from one compile to the next, that the server is away
+ *   local.c        compiling here, no more at once than there are CPUs
  *
  * Every file includes this one first, because of the line below it.
  */
@@ -89,6 +90,7 @@ struct command {
     enum command_kind kind;
     const char *source, *compiler; /* of COMMAND_COMPILE; else NULL */
     const char *reason;            /* of COMMAND_LOCAL */
+    bool compiles;                 /* COMMAND_LOCAL: it is a compile all the same */
 };
 
 struct command command_read(char **argv);
@@ -137,5 +139,13 @@ bool away_mark(const char *servers);
 void away_clear(const char *servers);
 /* True once a minute, so that 400 refused compiles make one message. */
 bool away_is_first_refusal(const char *servers);
+/* The directory of these notes, which is this user's alone; -1 if there is no place for one. */
+int away_directory(void);
+
+/* ---- local.c ---- */
+
+/* Wait until fewer compiles run here than there are CPUs, and count as one of them, for as long as this
+ * process lives; whatever it becomes by execve(). */
+void local_take_turn(void);
 
 #endif

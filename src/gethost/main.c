@@ -227,11 +227,18 @@ _Noreturn static void print_jobs(const struct options *options)
     print(text);
 }
 
-_Noreturn static void run_here(const struct options *options, const char *reason)
+_Noreturn static void run_at_once(const struct options *options, const char *reason)
 {
     if (verbose)
         say("%s runs here: %s", options->command[0], reason);
     run_instead(options->command, environment_for_local());
+}
+
+/* It was to run on the farm, perhaps with 500 others. */
+_Noreturn static void run_here(const struct options *options, const char *reason)
+{
+    local_take_turn();
+    run_at_once(options, reason);
 }
 
 /* Get a lease, or run the command here. */
@@ -357,6 +364,8 @@ int main(int argc, char **argv)
         run_instead(options.command, environ);
     }
     struct command command = command_read(options.command);
+    if (command.kind == COMMAND_LOCAL && !command.compiles)
+        run_at_once(&options, command.reason); /* a link, say: how many there are was make's to decide */
     if (command.kind == COMMAND_LOCAL)
         run_here(&options, command.reason);
     if (command.kind == COMMAND_COMPILE && !environment_distcc_can_work())
