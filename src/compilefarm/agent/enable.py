@@ -48,7 +48,8 @@ from compilefarm.agent.options import (
     this_host,
     whole_number,
 )
-from compilefarm.agent.processes import Unreadable
+from compilefarm.agent.priority import NICEST, lower
+from compilefarm.agent.processes import ProcessTree, Unreadable
 from compilefarm.agent.run_directory import POLL_S, RunDirectory, RunError, locked
 from compilefarm.agent.status import added
 from compilefarm.wire import LINE_LIMIT_BYTES, format_line, parse_line
@@ -65,32 +66,7 @@ Network = IPv4Network | IPv6Network
 def enable_host(arguments: Sequence[str] | None = None) -> int:
     """Run `enable-host` with these arguments, by default the command line's; return its status."""
     parser = Parser("enable-host", "Bring this machine into the farm.")
-    _add_host_options(parser)
-    parser.add_host_words()
-    parser.add_argument(
-        "--allow",
-        type=_network,
-        action="append",
-        metavar="CIDR",
-        help="take compiles from this network only; may be given several times "
-        "(default: all the farm's networks)",
-    )
-    parser.add_argument(
-        "--nice",
-        type=_niceness,
-        default=NICE_DEFAULT,
-        metavar="N",
-        help=f"distccd's niceness, 0 to 19 (default: {NICE_DEFAULT})",
-    )
-    parser.add_argument(
-        "--no-measure",
-        dest="measure",
-        action="store_false",
-        help="without --power-index, do not measure how fast this machine is",
-    )
-    parser.add_argument(
-        "--procfs", type=directory, metavar="DIR", help="let loadavg read this instead of /proc"
-    )
+    add_enable_options(parser)
     options = parser.parse_args(arguments)
     candidates = parser.servers(options)
     end_tidily_on_a_signal()
@@ -123,13 +99,55 @@ def disable_host(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def add_enable_options(parser: Parser) -> None:
+    """Add the options that say how this machine is brought into the farm."""
+    _add_host_options(parser)
+    parser.add_host_words()
+    parser.add_argument(
+        "--allow",
+        type=_network,
+        action="append",
+        metavar="CIDR",
+        help="take compiles from this network only; may be given several times "
+        "(default: all the farm's networks)",
+    )
+    parser.add_argument(
+        "--nice",
+        type=_niceness,
+        metavar="N",
+        help=f"distccd's niceness, 0 to 19 (default: {NICE_DEFAULT}; a desktop's is 19)",
+    )
+    parser.add_argument(
+        "--no-measure",
+        dest="measure",
+        action="store_false",
+        help="without --power-index, do not measure how fast this machine is",
+    )
+    parser.add_argument(
+        "--procfs", type=directory, metavar="DIR", help="let loadavg read this instead of /proc"
+    )
+
+
+def enable_arguments(options: argparse.Namespace) -> list[str]:
+    """Return the command line of `enable-host` that has these options."""
+    arguments = [] if options.measure else ["--no-measure"]
+    for name in (
+        *("server", "host", "port", "run_dir", "slots", "power_index", "mode", "reserve"),
+        *("type", "compiler", "allow", "nice", "procfs"),
+    ):
+        value = getattr(options, name)
+        values = value if isinstance(value, list) else [] if value is None else [value]
+        arguments += [f"--{name.replace('_', '-')}={each}" for each in values]
+    return arguments
+
+
 class Enabling:
     """One run of enable-host."""
 
     def __init__(self, options: argparse.Namespace, candidates: list[Address]) -> None:
         self._options = options
         self._candidates = candidates
-        self._host = _host(options)
+        self._host = host_of(options)
         self._machine = this_machine()
         if options.slots is None:
             options.slots = _cpus(options.procfs)
@@ -157,6 +175,8 @@ class Enabling:
         self._check_port()
         self._measure()
         distccd = run.start("distccd", [program, *self._distccd_options()], _environment())
+        if self._is_desktop:
+            lower(ProcessTree(self._machine, distccd.pid, distccd.started_s))
         self._await_listening(run)
         run.remember("servers", ",".join(map(str, self._candidates)))
         return self._start_loadavg(run, self._loadavg_command(distccd.pid))
@@ -175,7 +195,7 @@ class Enabling:
     def _distccd_options(self) -> list[str]:
         options = ["--no-detach", "--daemon", "--log-stderr", "--log-level", "warning"]
         options += ["--port", str(self._host.port)]
-        options += ["--jobs", str(self._options.slots), "--nice", str(self._options.nice)]
+        options += ["--jobs", str(self._options.slots), "--nice", str(self._nice)]
         if self._own_address:
             options += ["--listen", self._own_address]
         networks = self._networks()
@@ -184,6 +204,16 @@ class Enabling:
         for network in networks:
             options += ["--allow", str(network)]
         return options
+
+    @property
+    def _nice(self) -> int:
+        if self._options.nice is not None:
+            return int(self._options.nice)
+        return NICEST if self._is_desktop else NICE_DEFAULT
+
+    @property
+    def _is_desktop(self) -> bool:
+        return self._options.mode not in (None, "dedicated")
 
     @property
     def _own_address(self) -> str:
@@ -254,6 +284,10 @@ class Enabling:
         command += ["--slots", str(options.slots)]
         if options.power_index is not None:
             command += ["--power-index", str(options.power_index)]
+        if options.mode is not None:
+            command += ["--mode", options.mode]
+        if options.reserve is not None:
+            command += ["--reserve", str(options.reserve)]
         for name in options.type or []:
             command += ["--type", name]
         for name in options.compiler or []:
@@ -293,7 +327,10 @@ class Enabling:
         if message.verb == "away":
             reason = message.text("reason")
             return f"{self._host} is enabled, and registers itself once it can: {reason}"
-        return added(self._host, message) + self._too_many(message.integer("slots", 0))
+        said = added(self._host, message) + self._too_many(message.integer("slots", 0))
+        if message.text("mode") == "idle":
+            said += "; it gets compiles while watch-ssaver says that it is unused"
+        return said
 
     def _too_many(self, granted: int) -> str:
         """Return what is to be said where hosts-info gives the host more slots than distccd has."""
@@ -302,7 +339,7 @@ class Enabling:
 
 
 def _disable(options: argparse.Namespace) -> str:
-    host = _host(options)
+    host = host_of(options)
     with locked(options.run_dir, str(host), this_machine(), create=False) as run:
         if run is None:
             return f"{host} was not enabled"
@@ -383,7 +420,8 @@ def _add_host_options(parser: Parser) -> None:
     )
 
 
-def _host(options: argparse.Namespace) -> Address:
+def host_of(options: argparse.Namespace) -> Address:
+    """Return this machine's name in the farm, and distccd's port."""
     return Address(options.host.host, options.port or options.host.port)
 
 

@@ -145,6 +145,10 @@ class Connection:
     ) -> None:
         self._socket.close()
 
+    def close(self) -> None:
+        """Hang up."""
+        self._socket.close()
+
     def send(self, verb: str, **words: object) -> None:
         """Send one message.
 

@@ -184,7 +184,12 @@ class Meter:
             return ""
         if self._tree.root() is None:
             return "gone"
-        stopped = any(process.stopped for process in self._members.values())
+        # A compile may be stopped, because the owner is there. It is distccd that must get to run.
+        stopped = any(
+            process.stopped
+            for process in self._members.values()
+            if self._tree.root_pid in (process.pid, process.parent)
+        )
         return "stopped" if stopped else "running"
 
     def _or_complain(self, read: Callable[[], _T], otherwise: _T) -> _T:

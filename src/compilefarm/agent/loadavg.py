@@ -34,6 +34,7 @@ from compilefarm.agent.options import (
     positive_number,
     this_host,
 )
+from compilefarm.agent.priority import lower
 from compilefarm.agent.processes import ProcessTree
 from compilefarm.wire import format_line
 
@@ -90,12 +91,12 @@ class Reporter:
         self._complaints: set[str] = set()
         self._outage: set[str] = set()  # complaints that may come again after the server did
         machine = this_machine(options.procfs)
-        tree = None
+        self._tree = None
         if options.distccd_pid is not None:
-            tree = ProcessTree(machine, options.distccd_pid, complain=self._complain_once)
+            self._tree = ProcessTree(machine, options.distccd_pid, complain=self._complain_once)
         self._meter = Meter(
             machine,
-            tree,
+            self._tree,
             expected_cpus=options.slots or available_cpus(),
             complain=self._complain_once,
         )
@@ -142,6 +143,8 @@ class Reporter:
                 words = host_words(self._options)
                 server.send("add", host=self._host.host, port=self._host.port, **words)
                 answer = server.answer()
+                if answer.text("mode", "dedicated") != "dedicated" and self._tree is not None:
+                    lower(self._tree)  # the owner's, and where hosts-info alone says so too
                 self._say(f"registered: {answer.words}")
                 self._announce(format_line(answer.verb, **answer.words))
             time.sleep(max(0.0, began_s + FIRST_WINDOW_S - time.monotonic()))

@@ -48,6 +48,18 @@ class Parser(argparse.ArgumentParser):
             metavar="X",
             help="how fast it is; the slowest machine of the farm is 1",
         )
+        self.add_argument(
+            "--mode",
+            choices=("dedicated", "proportional", "idle"),
+            help="when it is in: always; always, with the CPUs that its owner does not use; only "
+            "while watch-ssaver says that it is unused (default: dedicated)",
+        )
+        self.add_argument(
+            "--reserve",
+            type=cpus,
+            metavar="CPUS",
+            help="in proportional mode, leave so many CPUs unused (default: 1)",
+        )
         for option, what in (("--type", "a type of the host"), ("--compiler", "a compiler it has")):
             self.add_argument(
                 option, action="append", metavar="NAME", help=f"{what}; may be given several times"
@@ -68,6 +80,8 @@ def host_words(options: argparse.Namespace) -> dict[str, Any]:
         "power_index": options.power_index,
         "types": options.type,
         "compilers": options.compiler,
+        "mode": options.mode,
+        "reserve_cpus": options.reserve,
     }
 
 
@@ -93,21 +107,25 @@ def whole_number(text: str) -> int:
 
 def positive_number(text: str) -> float:
     """Return a number above 0 and up to a million."""
-    number = seconds(text)
-    if not 0 < number <= 1_000_000:
+    value = number(text)
+    if not 0 < value <= 1_000_000:
         raise argparse.ArgumentTypeError(f"'{text}' is not above 0 and at most 1000000")
-    return number
+    return value
 
 
-def seconds(text: str) -> float:
+def number(text: str) -> float:
     """Return a finite number that is not negative."""
     try:
-        number = float(text)
+        value = float(text)
     except ValueError:
-        number = math.nan
-    if not 0 <= number < math.inf:
+        value = math.nan
+    if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number, 0 or above")
-    return number
+    return value
+
+
+# What the number is of.
+seconds = cpus = number
 
 
 def directory(text: str) -> Path:

@@ -112,6 +112,22 @@ def _check_private(directory: Path) -> None:
         )
 
 
+def started_tree(
+    base: Path | None, name: str, program: str, machine: Machine
+) -> ProcessTree | None:
+    """Return the processes of what was started as `program` in the run directory `name`.
+
+    None where there is none. Nobody is kept from that directory meanwhile, so the program may be
+    ended, or another started, at any time. Raises `RunError`.
+    """
+    where = base or default_base()
+    try:
+        _check_private(where)
+    except FileNotFoundError:
+        return None
+    return RunDirectory(where / name, machine).tree(program)
+
+
 class RunDirectory:
     """A run directory that is locked, and the programs that it tells of."""
 
@@ -121,7 +137,7 @@ class RunDirectory:
 
     def running(self, program: str) -> Process | None:
         """Return the process that was started as `program` if it is alive, else None."""
-        tree = self._tree(program)
+        tree = self.tree(program)
         return tree.root() if tree else None
 
     def start(
@@ -169,7 +185,7 @@ class RunDirectory:
         A program that is not running is only forgotten: what its children became cannot be told
         from strangers.
         """
-        tree = self._tree(program)
+        tree = self.tree(program)
         if tree is not None and tree.root() is not None:
             _end(program, tree)
         self._file(program).unlink(missing_ok=True)
@@ -200,7 +216,8 @@ class RunDirectory:
         except (OSError, UnicodeDecodeError):
             return ""
 
-    def _tree(self, program: str) -> ProcessTree | None:
+    def tree(self, program: str) -> ProcessTree | None:
+        """Return the processes of what was started as `program`, None where nothing was."""
         try:
             pid, started_s = self._file(program).read_text().split()
             return ProcessTree(self._machine, int(pid), float(started_s))

@@ -1,0 +1,54 @@
+"""The lowest priority that a system has, for distccd on somebody's desktop.
+
+Niceness alone is not enough: at 19 a compiler still gets a few per cent of a CPU that its owner
+wants, and a reader of the same disk gets half of it. So distccd runs as SCHED_IDLE too, which gets
+a CPU that nobody else wants, and with idle I/O. None of this needs rights, and none of it can be
+taken back without them, so it is done to distccd and never to ourselves.
+
+Kernels group a session's tasks before they look at priorities (autogroup), and distccd leads a
+session of its own: without a nice group it would share the CPUs evenly with the owner's, whatever
+its tasks are. Where systemd puts services in control groups, the group's weight plays that part;
+docs/desktops.md has the setting.
+
+Children inherit all of it, so it is done root first, and once for those who were there before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from compilefarm.agent.processes import ProcessTree, Unreadable
+
+NICEST = 19
+
+
+def lower(tree: ProcessTree) -> None:
+    """Give the processes of a tree, and all that they will start, the lowest priority."""
+    done: set[int] = set()
+    while True:
+        try:
+            pids = tree.read().keys() - done
+        except Unreadable:
+            return
+        if not pids:
+            return
+        for pid in sorted(pids, key=lambda pid: pid != tree.root_pid):
+            _lower(pid)
+        done |= pids
+
+
+def _lower(pid: int) -> None:
+    # Whatever a system does not have, or a process that has ended, is none of our business.
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, pid, NICEST)
+    if hasattr(os, "SCHED_IDLE"):
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/autogroup").write_text(str(NICEST))
+    import psutil  # takes longer to import than the programs of a dedicated host take to start
+
+    with contextlib.suppress(psutil.Error, OSError, AttributeError):
+        psutil.Process(pid).ionice(psutil.IOPRIO_CLASS_IDLE)
