@@ -20,6 +20,7 @@ from compilefarm.events import (
     HostAdded,
     HostDrained,
     HostRemoved,
+    LeaseAttached,
     LoadReported,
     OwnerReported,
     ReportsEnded,
@@ -29,7 +30,16 @@ from compilefarm.events import (
 )
 from compilefarm.farm import Farm
 from compilefarm.hosts_info import POWER_INDEX_LIMIT, SLOTS_LIMIT, split_host
-from compilefarm.model import DISTCC_PORT, Declaration, Lease, Load, Mode, Outcome, Request
+from compilefarm.model import (
+    DISTCC_PORT,
+    Declaration,
+    Lease,
+    Load,
+    Mode,
+    Outcome,
+    Request,
+    host_name,
+)
 from compilefarm.wire import (
     LINE_LIMIT_BYTES,
     LineSplitter,
@@ -53,6 +63,8 @@ class Server(Protocol):
     """What a connection needs of host-server."""
 
     farm: Farm
+    # This life of the server: a lease's id names the life in which it was given.
+    life: str
     allowed: AllowedNetworks
     requests: dict[int, RequestConnection]
     reporters: dict[str, LoadConnection]
@@ -220,10 +232,12 @@ class RequestConnection(LineConnection):
     def take(self, message: Message) -> None:
         """See `LineConnection`."""
         if message.verb == "request" and not self._id:
-            self._request(message)
+            self._ask(message)
         elif message.verb in ("done", "failed") and self._id:
             self._end(_outcome(message))
             self.close()
+        elif message.verb == "attach" and not self._id:
+            self._attach(message)
         elif message.verb == "jobs" and not self._id:
             count = self._server.farm.jobs_worth_using(
                 message.text("user", self.sender), message.integer("cpus", 1, low=1)
@@ -237,7 +251,7 @@ class RequestConnection(LineConnection):
         host = lease.host
         # The one line of every compile: `format_line` takes four times as long for it.
         self._write(
-            f"lease id={lease.id} host={encoded(host.name)} address={address}"
+            f"lease id={self._server.life}-{lease.id} host={encoded(host.name)} address={address}"
             f" port={host.port} slots={host.capacity}\n".encode()
         )
 
@@ -245,24 +259,47 @@ class RequestConnection(LineConnection):
         """See `LineConnection`."""
         self._end(SAID_NOTHING)
 
-    def _request(self, message: Message) -> None:
+    def _ask(self, message: Message) -> None:
+        request = self._request(message)
+        self._server.happen(RequestArrived(request))
+
+    def _attach(self, message: Message) -> None:
+        life, _, number = message.required("id").rpartition("-")
+        host, port = _host_and_port(message)
+        running_s = message.number("running_s", 0.0, high=DAY_S)
+        known = int(number) if number.isdecimal() and life == self._server.life else 0
+        holder = self._server.requests.get(known)
+        if known in self._server.farm.leases and holder and holder.sender == self.sender:
+            # We have not noticed yet that the connection which held it is gone.
+            holder.hand_over(self)
+        else:
+            request = self._request(message)
+            self._server.happen(LeaseAttached(request, host, port, running_s))
+        if self._id in self._server.farm.leases:
+            self.send("attached", id=f"{self._server.life}-{self._id}")
+
+    def hand_over(self, heir: RequestConnection) -> None:
+        """Let another connection of the same client hold the lease."""
+        self._server.requests[self._id] = heir
+        heir._id, self._id = self._id, 0
+        self._transport.abort()
+
+    def _request(self, message: Message) -> Request:
+        """Return what a message asks for, under a new id, which is this connection's now."""
         self._id = self._server.new_request_id()
         self._server.requests[self._id] = self
-        self._server.happen(
-            RequestArrived(
-                Request(
-                    id=self._id,
-                    user=message.text("user", self.sender),
-                    builder=message.text("builder", self.sender),
-                    cpus=message.integer("cpus", 1, low=1),
-                    directory=message.text("dir"),
-                    source=message.text("source"),
-                    compiler=message.text("compiler"),
-                    type=message.text("type"),
-                    avoid=message.items("avoid"),
-                    wait_s=message.optional_number("wait_s", high=DAY_S),
-                )
-            )
+        return Request(
+            id=self._id,
+            user=message.text("user", self.sender),
+            builder=message.text("builder", self.sender),
+            cpus=message.integer("cpus", 1, low=1),
+            directory=message.text("dir"),
+            source=message.text("source"),
+            compiler=message.text("compiler"),
+            type=message.text("type"),
+            avoid=message.items("avoid"),
+            wait_s=message.optional_number("wait_s", high=DAY_S),
+            returning=_is_returning(message),
         )
 
     def _end(self, outcome: Outcome) -> None:
@@ -288,7 +325,7 @@ class LoadConnection(LineConnection):
         load = _load(message)
         address = self._addresses.get((host, port))
         if address is None:
-            return self._begin(host, port, load)
+            return self._begin(host, port, load, _is_returning(message))
         self._report(host, port, address, load)
         return None
 
@@ -299,16 +336,18 @@ class LoadConnection(LineConnection):
                 del self._server.reporters[name]
                 self._server.happen(ReportsEnded(name))
 
-    async def _begin(self, host: str, port: int, load: Load) -> None:
+    async def _begin(self, host: str, port: int, load: Load, returning: bool) -> None:
         if len(self._addresses) >= SLOTS_LIMIT:
             raise WireError("too many hosts on one connection")
         address = await self._server.address_of(host, port, self.sender, self.sent_to())
         self._addresses[host, port] = address
-        self._report(host, port, address, load)
+        self._report(host, port, address, load, returning)
         self.send("ok")
 
-    def _report(self, host: str, port: int, address: str, load: Load) -> None:
-        self._server.happen(LoadReported(host, port, address, load))
+    def _report(
+        self, host: str, port: int, address: str, load: Load, returning: bool = False
+    ) -> None:
+        self._server.happen(LoadReported(host, port, address, load, returning))
         known = self._server.farm.find(host, port)
         if known is not None and self._server.reporters.get(known.name) is not self:
             self._server.reporters[known.name] = self
@@ -400,9 +439,12 @@ async def _add(connection: LineConnection, server: Server, message: Message) -> 
         reserve_cpus=message.optional_number("reserve_cpus", high=SLOTS_LIMIT),
     )
     address = await server.address_of(host, port, connection.sender, connection.sent_to())
-    server.happen(HostAdded(declaration, address))
+    server.happen(HostAdded(declaration, address, _is_returning(message)))
     known = server.farm.find(host, port)
-    assert known is not None, "a host that was just added is known"
+    if known is None or not known.added or known.drain_until is not None:
+        name = host_name(host, port) if known is None else known.name
+        connection.send("ok", host=name, slots=0, available="no")
+        return
     connection.send(
         "ok",
         host=known.name,
@@ -419,6 +461,11 @@ def _host_and_port(message: Message) -> tuple[str, int]:
     except ValueError as error:
         raise WireError(f"host= is wrong: {error}") from None
     return host, port or message.integer("port", DISTCC_PORT, low=1, high=65535)
+
+
+def _is_returning(message: Message) -> bool:
+    """Whether the sender was with this server before, and lost it."""
+    return _one_of(message, "returning", ("no", "yes")) == "yes"
 
 
 def _one_of(message: Message, key: str, words: tuple[str, ...], *, required: bool = False) -> str:
@@ -441,9 +488,14 @@ def _load(message: Message) -> Load:
         memory_free_mb=message.optional_number("memory_free_mb"),
         memory_total_mb=message.optional_number("memory_total_mb"),
         compile_memory_mb=message.optional_number("compile_memory_mb"),
+        compiles=_optional_integer(message, "compiles"),
         cpu_pressure=message.optional_number("cpu_pressure", high=1.0),
         distccd=distccd,
     )
+
+
+def _optional_integer(message: Message, key: str) -> int | None:
+    return message.integer(key, 0, high=SLOTS_LIMIT) if message.text(key) else None
 
 
 def _outcome(message: Message) -> Outcome:

@@ -607,6 +607,7 @@ class Farm:
         if self.now - host.held_at >= SETTLE_AGAIN_S:
             self._hold(host)
         lease = Lease(request, host, host.take_slot_in_use(), request.arrived)
+        lease.disturbed = host.owner_since is not None
         self.attached += 1
         self.policy.arrived(request, self.now)
         self._begin_lease(lease)

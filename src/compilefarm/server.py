@@ -19,6 +19,7 @@ import logging
 import math
 import random
 import resource
+import secrets
 import signal
 import socket
 import sys
@@ -45,6 +46,7 @@ from compilefarm.connections import (
     RequestConnection,
     StatusConnection,
 )
+from compilefarm.dead_peer import notice_dead_peer
 from compilefarm.events import (
     AvailabilityChanged,
     DrainEnded,
@@ -84,8 +86,6 @@ RESOLVE_WITHIN_S = 3.0
 LOG_AGAIN_S = 60.0
 BACKLOG = 4096
 ATTEMPTS = 200
-# A builder that lost its power is noticed by TCP keep-alive within about this time.
-KEEPALIVE_S = 15
 
 log = logging.getLogger("host-server")
 
@@ -103,6 +103,7 @@ class HostServer:
         self.base_port = 0
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
+        self.life = secrets.token_hex(4)
         self._request_id = 0
         self._timer: asyncio.Handle | None = None
         self._timer_due = math.inf
@@ -379,15 +380,7 @@ def _listening_socket(address: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        # Accepted sockets inherit these, which saves four system calls a compile.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in (
-            ("TCP_KEEPIDLE", KEEPALIVE_S),
-            ("TCP_KEEPINTVL", KEEPALIVE_S // 3),
-            ("TCP_KEEPCNT", 3),
-        ):
-            if hasattr(socket, option):
-                listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+        notice_dead_peer(listener)
         listener.setblocking(False)
         listener.bind((address, port))
         listener.listen(BACKLOG)

@@ -20,6 +20,7 @@ from ipaddress import ip_address
 from types import TracebackType
 from typing import Self
 
+from compilefarm.dead_peer import notice_dead_peer
 from compilefarm.wire import LineSplitter, Message, WireError, format_line, parse_line
 
 BASE_PORT = 9714
@@ -30,8 +31,6 @@ STATUS_MESSAGES = 2
 
 CONNECT_TIMEOUT_S = 3.0
 ANSWER_TIMEOUT_S = 10.0
-# After this long without a sign of the other machine the connection counts as dead.
-DEAD_PEER_S = 10
 
 
 class Unreachable(Exception):
@@ -215,7 +214,7 @@ def _connected(server: Address, speaking_for: str) -> socket.socket:
         try:
             connection.settimeout(CONNECT_TIMEOUT_S)
             _speak_for(connection, str(address[0]), speaking_for)
-            _notice_a_dead_peer(connection)
+            notice_dead_peer(connection)
             connection.connect(address)
             return connection
         except OSError as error:
@@ -232,19 +231,6 @@ def _speak_for(connection: socket.socket, server_address: str, host: str) -> Non
         # A name, an address of the other family, or a system with 127.0.0.1 alone: from any
         # address.
         pass
-
-
-def _notice_a_dead_peer(connection: socket.socket) -> None:
-    # Keep-alive notices it while nothing is under way, TCP_USER_TIMEOUT while something is.
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (
-        ("TCP_KEEPIDLE", DEAD_PEER_S // 2),
-        ("TCP_KEEPINTVL", DEAD_PEER_S // 5),
-        ("TCP_KEEPCNT", 3),
-        ("TCP_USER_TIMEOUT", DEAD_PEER_S * 1000),
-    ):
-        if hasattr(socket, name):
-            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _words(error: OSError | UnicodeError) -> str:
