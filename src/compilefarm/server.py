@@ -85,6 +85,10 @@ PROBE_WITHIN_S = 3.0
 RESOLVE_WITHIN_S = 3.0
 LOG_AGAIN_S = 60.0
 BACKLOG = 4096
+# libuv accepts one connection of a listening socket in a turn of its loop, and under load a turn
+# costs half as much again as the lease: so the loop watches the socket of the host requests several
+# times over. Not many times: of a lone client's connection, all but one of them hear in vain.
+ACCEPTS_PER_TURN = 8
 ATTEMPTS = 200
 
 log = logging.getLogger("host-server")
@@ -535,6 +539,8 @@ async def _listen(
     for protocol, listeners in zip(
         (RequestConnection, LoadConnection, StatusConnection), sockets[:3], strict=True
     ):
+        if protocol is RequestConnection:
+            listeners = [each.dup() for each in listeners * (ACCEPTS_PER_TURN - 1)] + listeners
         for listener in listeners:
             listening = await loop.create_server(
                 partial(protocol, server), sock=listener, backlog=BACKLOG
