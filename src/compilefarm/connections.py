@@ -286,19 +286,21 @@ class RequestConnection(LineConnection):
 
     def _request(self, message: Message) -> Request:
         """Return what a message asks for, under a new id, which is this connection's now."""
-        self._id = self._server.new_request_id()
-        self._server.requests[self._id] = self
+        # Read by hand, as the one message that comes with every compile.
+        said = message.words.get
+        number = self._id = self._server.new_request_id()
+        self._server.requests[number] = self
         return Request(
-            id=self._id,
-            user=message.text("user", self.sender),
-            builder=message.text("builder", self.sender),
-            cpus=message.integer("cpus", 1, low=1),
-            directory=message.text("dir"),
-            source=message.text("source"),
-            compiler=message.text("compiler"),
-            type=message.text("type"),
-            avoid=message.items("avoid"),
-            wait_s=message.optional_number("wait_s", high=DAY_S),
+            number,
+            said("user") or self.sender,
+            said("builder") or self.sender,
+            message.integer("cpus", 1, low=1),
+            said("dir", ""),
+            said("source", ""),
+            said("compiler", ""),
+            said("type", ""),
+            message.items("avoid"),
+            message.optional_number("wait_s", high=DAY_S),
             returning=_is_returning(message),
         )
 

@@ -72,6 +72,9 @@ MEMORY_RESERVE_MB = 256.0
 PRESSURE_NORMAL = 0.2
 # A speed that moved by less is not worth a look at every waiting build.
 SPEED_MOVED = 0.01
+# While nothing waits, nobody asks when leases end, and most have ended before anybody does; so the
+# expected ends of this many are entered only on demand. More would make the demand a stall.
+UNENTERED_LIMIT = 256
 
 
 @dataclass(slots=True, eq=False)
@@ -110,6 +113,7 @@ class EarliestPolicy:
         self._idle: dict[BuildKey, None] = {}  # builds with nothing outstanding, longest idle first
         self._waiting: dict[int, Waiting] = {}
         self._running: dict[int, Running] = {}
+        self._unentered: list[tuple[Build, Running]] = []  # leases, ends not yet entered
         self._ready: dict[BuildKey, None] = {}  # builds worth asking
         self._asleep: dict[int, dict[BuildKey, None]] = {}  # by the class that they refused
         self._alarms: list[tuple[float, BuildKey]] = []  # ask that build again then
@@ -329,7 +333,9 @@ class EarliestPolicy:
         self._running[lease.id] = running
         build.start(running)
         self._charge(build, cost)
-        self._expect(build, running)
+        self._unentered.append((build, running))
+        if len(self._unentered) > UNENTERED_LIMIT:
+            self._drop_ended()
         self._offer(place)
         build.credit = min(build.credit + STEPS_EARNED, STEPS_SAVED)
 
@@ -423,6 +429,8 @@ class EarliestPolicy:
     def _unqueue(self, request: Request) -> Build:
         waiting = self._waiting.pop(request.id)
         self._overdue.pop(request.id, None)
+        if self._fresh and self._fresh[-1] is waiting:
+            self._fresh.pop()
         waiting.build.drop(waiting)
         return waiting.build
 
@@ -524,6 +532,8 @@ class EarliestPolicy:
             if len(queue) == 1 and queue.view.is_fastest(place):
                 # There is no faster slot to wait for, and nothing to choose from.
                 return queue.all()[0], place
+            if self._unentered:
+                self._enter_ends()
             fitting = self._fitting(build, queue, place, now)
             if fitting is not None:
                 return fitting, place
@@ -691,6 +701,18 @@ class EarliestPolicy:
         for view in running.place.views:
             view.expect(running, self._serial)
         build.expect(running, self._serial)
+
+    def _enter_ends(self) -> None:
+        for build, running in self._unentered:
+            if running.end_s >= 0.0:
+                self._expect(build, running)
+        self._unentered.clear()
+
+    def _drop_ended(self) -> None:
+        """Make room among the ends not yet entered; where most leases still run, enter them."""
+        self._unentered = [each for each in self._unentered if each[1].end_s >= 0.0]
+        if len(self._unentered) > UNENTERED_LIMIT / 2:
+            self._enter_ends()
 
     def _put_off(self, build: Build, now: float) -> None:
         for running in build.overdue_leases(now):
