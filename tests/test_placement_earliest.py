@@ -295,3 +295,18 @@ def test_a_wild_report_changes_nothing(wild: float) -> None:
     number = yard.ask()
     yard.until(yard.now + 0.1)
     assert yard.host_of(number) == "a"
+
+
+def test_the_one_slot_that_a_request_may_have_is_given_to_it_when_it_comes_free() -> None:
+    linux, arm = frozenset({"linux"}), frozenset({"arm"})
+    yard = Farmyard(host("here", 1, 2, types=linux), host("there", 4, 2, types=arm))
+    holds = yard.ask("a.c", "ann", type="linux")
+    for user in ("ann", "bob"):  # others go on, so that no share of the farm changes
+        yard.ask("b.c", user, type="arm")
+    yard.until(yard.now + 0.1)
+    wants = yard.ask("c.c", "cat", type="linux")
+    yard.until(yard.now + 0.1)
+    assert yard.host_of(holds) == "here"
+    assert yard.host_of(wants) is None
+    yard.end(holds)
+    assert yard.host_of(wants) == "here"

@@ -71,6 +71,8 @@ class Queue:
         # behind.
         self.known: list[tuple[float, int, Waiting]] = []
         self.unknown: dict[int, Waiting] = {}  # in the order of arrival
+        # The class of slots that it refused, and `Build.asked` of then.
+        self.refused, self.refused_at = 0, -1
 
     def __len__(self) -> int:
         return len(self.known) + len(self.unknown)
@@ -117,6 +119,8 @@ class Build:
             1, jobs
         )  # most outstanding at once, now or in the last build: its -j, as seen
         self.most_outstanding = 0
+        self.alarm = math.inf  # when it is asked again, whatever happens
+        self.asked = 0  # goes up with all that may change the build's mind
         self.begun: float | None = None
         self.gathers_until = -math.inf
         self.last_arrival = 0.0

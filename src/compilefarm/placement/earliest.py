@@ -42,7 +42,7 @@ from compilefarm.placement.builds import (
     Waiting,
 )
 from compilefarm.placement.look_ahead import HURRY_FROM, MODES, Rest
-from compilefarm.placement.speed_classes import Place, Running, View, class_index, trim
+from compilefarm.placement.speed_classes import ANY_CLASS, Place, Running, View, class_index, trim
 from compilefarm.placement.tier import tier_of
 
 # A first build, of which nothing says how long the rest of it is: docs/scheduling.md has the
@@ -72,6 +72,9 @@ MEMORY_RESERVE_MB = 256.0
 PRESSURE_NORMAL = 0.2
 # A speed that moved by less is not worth a look at every waiting build.
 SPEED_MOVED = 0.01
+# A build that refused a slot is not asked again sooner on account of its own expected ends: on a
+# large farm one of them is due at every moment.
+ASK_AGAIN_S = 0.01
 # While nothing waits, nobody asks when leases end, and most have ended before anybody does; so the
 # expected ends of this many are entered only on demand. More would make the demand a stall.
 UNENTERED_LIMIT = 256
@@ -143,6 +146,7 @@ class EarliestPolicy:
         if not moved and (slots, host.in_use) == (place.slots, place.busy):
             return
         views = self._groups[signature].views
+        only_speed = slots == place.slots
         for view in views:
             view.count(place, -1)
         place.speed, place.index = speed, class_index(speed)
@@ -151,7 +155,10 @@ class EarliestPolicy:
         for view in views:
             view.count(place, +1)
             view.offer(place)
-        self._wake_all()
+        if only_speed:  # on a large farm, some host's speed is learned with every compile
+            self._wake_below(place.index)
+        else:
+            self._wake_all()
 
     def host_forgotten(self, host: Host) -> None:
         """See `Policy`."""
@@ -305,9 +312,9 @@ class EarliestPolicy:
         self._fresh.append(waiting)
         build.gather(request, now)
         if now < build.gathers_until:
-            heappush(self._alarms, (build.gathers_until, build.key))
+            self._set_alarm(build, build.gathers_until)
         else:
-            self._ready[build.key] = None
+            self._ask(build)
 
     def withdrawn(self, request: Request, now: float) -> None:
         """See `Policy`."""
@@ -337,6 +344,7 @@ class EarliestPolicy:
         if len(self._unentered) > UNENTERED_LIMIT:
             self._drop_ended()
         self._offer(place)
+        build.asked += 1
         build.credit = min(build.credit + STEPS_EARNED, STEPS_SAVED)
 
     def ended(self, lease: Lease, outcome: Outcome, now: float) -> None:
@@ -355,7 +363,7 @@ class EarliestPolicy:
                 build.preprocessed(outcome.cpu_s)
         build.credit = min(build.credit + STEPS_EARNED, STEPS_SAVED)
         if build.waiting:
-            self._ready[build.key] = None
+            self._ask(build)
         if self._running:
             self._wake_below(place.index)
         else:
@@ -447,17 +455,18 @@ class EarliestPolicy:
         if self._patience and self._patience[0][0] <= now:
             self._note_overdue(now)
         while self._alarms and self._alarms[0][0] <= now:
-            self._ready[heappop(self._alarms)[1]] = None
+            due, key = heappop(self._alarms)
+            alarmed = self._builds.get(key)
+            if alarmed is not None and alarmed.alarm == due:
+                alarmed.alarm = math.inf
+                self._ask(alarmed)
         if not (self._ready or self._overdue) or self._farm.fastest_free() is None:
             return None
         for waiting in self._overdue.values():
             place = waiting.queue.view.fastest_free(waiting.queue.avoid)
             if place is not None:
                 return waiting.request, place.host
-        while self._ready:
-            build = self._least_served()
-            if build is None:
-                return None
+        for build in self._least_served_first():
             choice = self._choose(build, now)
             if choice is not None:
                 return choice[0].request, choice[1].host
@@ -504,30 +513,33 @@ class EarliestPolicy:
         """See `Policy`."""
         return self._standings.get(host.name) or Standing(None, host.reason)
 
-    def _least_served(self) -> Build | None:
-        """Return the ready build to ask first: the least served one of the least served user."""
-        best: Build | None = None
-        rank = (math.inf, math.inf)
+    def _least_served_first(self) -> list[Build]:
+        """Return the ready builds in the order of asking: by what their users, then they, got."""
+        ready = []
         for key in tuple(self._ready):
             build = self._builds.get(key)
             if build is None or not build.waiting:
                 del self._ready[key]
-                continue
-            own = (self._users[key[0]].served, build.served)
-            if own < rank:
-                best, rank = build, own
-        if best is not None:
-            self._served_floor = max(self._served_floor, rank[0])
-        return best
+            else:
+                ready.append((self._users[key[0]].served, build.served, key, build))
+        if ready:
+            ready.sort()
+            self._served_floor = max(self._served_floor, ready[0][0])
+        return [entry[3] for entry in ready]
 
     def _choose(self, build: Build, now: float) -> tuple[Waiting, Place] | None:
         if now < build.gathers_until:
+            self._set_alarm(build, build.gathers_until)
             return None
         for queue in build.queues.values():
             if not len(queue):
                 continue
             place = queue.view.fastest_free(queue.avoid)
             if place is None:
+                self._sleep(build, ANY_CLASS)
+                continue
+            if queue.refused_at == build.asked and place.index <= queue.refused:
+                self._sleep(build, queue.refused)
                 continue
             if len(queue) == 1 and queue.view.is_fastest(place):
                 # There is no faster slot to wait for, and nothing to choose from.
@@ -537,10 +549,12 @@ class EarliestPolicy:
             fitting = self._fitting(build, queue, place, now)
             if fitting is not None:
                 return fitting, place
-            self._asleep.setdefault(place.index, {})[build.key] = None
+            queue.refused, queue.refused_at = place.index, build.asked
+            self._sleep(build, place.index)
             self._put_off(build, now)
             if build.soonest:
-                heappush(self._alarms, (build.soonest[0][0] + EPSILON_S, build.key))
+                soonest_s = build.soonest[0][0] + EPSILON_S
+                self._set_alarm(build, max(soonest_s, now + ASK_AGAIN_S))
         return None
 
     def _fitting(self, build: Build, queue: Queue, place: Place, now: float) -> Waiting | None:
@@ -725,6 +739,21 @@ class EarliestPolicy:
         for view in place.views:
             view.offer(place)
 
+    def _ask(self, build: Build) -> None:
+        """Have a build asked anew: what it refused before, it may take now."""
+        build.asked += 1
+        self._ready[build.key] = None
+
+    def _set_alarm(self, build: Build, due: float) -> None:
+        """Have a build asked then, unless it will be sooner; one alarm is kept of each."""
+        if due < build.alarm:
+            build.alarm = due
+            heappush(self._alarms, (due, build.key))
+
+    def _sleep(self, build: Build, index: int) -> None:
+        """Leave a build alone until a slot of a class above that one comes free."""
+        self._asleep.setdefault(index, {})[build.key] = None
+
     def _wake_below(self, index: int) -> None:
         """A slot of this class came free: who refused a slower one may want it."""
         if not self._asleep:
@@ -734,7 +763,9 @@ class EarliestPolicy:
 
     def _wake_all(self) -> None:
         self._asleep.clear()
-        self._ready.update((key, None) for key, build in self._builds.items() if build.waiting)
+        for build in self._builds.values():
+            if build.waiting:
+                self._ask(build)
 
 
 def _key(request: Request) -> BuildKey:

@@ -22,6 +22,7 @@ CLASS_RATIO = 1.03
 _LOG_RATIO = math.log(CLASS_RATIO)
 # A bit for each class says whether it may have something free; this is the bit of power index 1.
 _BIT_OF_SPEED_1 = 400
+ANY_CLASS = -_BIT_OF_SPEED_1 - 1  # below every class
 
 
 @dataclass(slots=True, eq=False)
