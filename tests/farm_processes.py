@@ -212,6 +212,12 @@ class DistccdHost:
 
     def start(self) -> None:
         """Start distccd and wait until it listens."""
+        environment = self.environment()
+        while not self._serves_as(environment):
+            self.port = free_ports(address=self.address)
+
+    def environment(self) -> dict[str, str]:
+        """Make the compiler with the gate; return an environment in which a distccd finds it."""
         bin_directory = self._directory / "bin"
         self._directory.chmod(0o777)
         bin_directory.mkdir(exist_ok=True)
@@ -227,8 +233,7 @@ class DistccdHost:
         environment = {key: value for key, value in os.environ.items() if "DISTCC" not in key}
         environment["PATH"] = f"{bin_directory}:{os.environ['PATH']}"
         environment.pop("TMPDIR", None)
-        while not self._serves_as(environment):
-            self.port = free_ports(address=self.address)
+        return environment
 
     def _serves_as(self, environment: dict[str, str]) -> bool:
         """Start distccd; False where somebody took its port meanwhile."""
@@ -280,7 +285,11 @@ class DistccdHost:
 
     def await_compiles(self, count: int = 1) -> None:
         """Wait until so many compiles stand before the gate."""
-        eventually(lambda: len(self._begun.read_text().split()) >= count)
+        eventually(lambda: len(self.begun()) >= count)
+
+    def begun(self) -> list[int]:
+        """Return the ids of the compiles that came to the gate since it was closed."""
+        return list(map(int, self._begun.read_text().split()))
 
     def stop(self) -> None:
         """Stop every process of it, as SIGSTOP does: the kernel goes on accepting connections."""

@@ -25,7 +25,7 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Literal, cast
 
 from compilefarm.agent.compiles import Compiles
@@ -108,7 +108,7 @@ class Desktop:
         """
         self._cancel_work()
         if await self._tell(present=True, since=since, revoke=self._reclaim == "now"):
-            self._work = self._loop.create_task(self._take_back(since))
+            self._begin(self._take_back(since))
 
     async def owner_left(self) -> None:
         """Wake what was stopped, and bring the machine in, in the background."""
@@ -117,7 +117,7 @@ class Desktop:
             self._on_compiles(Compiles.go_on)
             self._stopped = False
         if await self._tell(present=False):
-            self._work = self._loop.create_task(self._keep_enabled())
+            self._begin(self._keep_enabled())
 
     async def leave(self) -> None:
         """Take the machine out of the farm, whatever its state; running compiles go elsewhere."""
@@ -130,6 +130,11 @@ class Desktop:
         await self._run("disable_host", arguments)
 
     # -- what is done in the background, one thing at a time
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        self._work = self._loop.create_task(work)
+        # An error there is to be heard of when it happens.
+        self._work.add_done_callback(lambda done: done.cancelled() or done.result())
 
     def _cancel_work(self) -> None:
         if self._work is not None:
