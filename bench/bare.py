@@ -7,12 +7,11 @@ knows nothing else: no line, no farm. No server in Python is faster by much.
 from __future__ import annotations
 
 import asyncio
-import gc
 from typing import cast
 
 import uvloop
 
-from compilefarm.server import BACKLOG, listening_sockets
+from compilefarm.server import BACKLOG, listening_sockets, settle_collector
 
 REPLY = b"lease id=1 host=host1 address=127.0.0.1 port=3632 slots=4\n"
 
@@ -37,8 +36,7 @@ async def serve() -> None:
         Bare, sock=sockets[0][0], backlog=BACKLOG
     )
     print(f"bare: port {port}", flush=True)
-    gc.collect()
-    gc.freeze()
+    settle_collector()
     await server.serve_forever()
 
 

@@ -14,7 +14,7 @@ import math
 from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, heapreplace
 
 from compilefarm.model import Host, Lease, Signature
 
@@ -134,7 +134,11 @@ class View:
         free = speed_class.free
         self._serial += 1
         in_use = place.busy / place.slots
-        heappush(free, (-place.speed, in_use, self._serial, place.stamp, place))
+        entry = (-place.speed, in_use, self._serial, place.stamp, place)
+        if free and free[0][4] is place:
+            heapreplace(free, entry)  # as nearly always when a slot was taken
+        else:
+            heappush(free, entry)
         self._maybe_free |= 1 << (speed_class.index + _BIT_OF_SPEED_1)
         if len(free) > 64 and len(free) > 4 * speed_class.slots:
             free[:] = [entry for entry in free if entry[3] == entry[4].stamp]
