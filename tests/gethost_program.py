@@ -102,11 +102,12 @@ class Connection:
 class Server:
     """A listening socket, and whoever was accepted on it."""
 
-    def __init__(self) -> None:
-        self._socket = socket.create_server(("127.0.0.1", 0), backlog=128)
+    def __init__(self, port: int = 0) -> None:
+        self._socket = socket.create_server(("127.0.0.1", port), backlog=128)
         self._socket.settimeout(PATIENCE_S)
         self._accepted: list[Connection] = []
-        self.name = f"127.0.0.1:{self._socket.getsockname()[1]}"
+        self.port: int = self._socket.getsockname()[1]
+        self.name = f"127.0.0.1:{self.port}"
 
     def accept(self) -> Connection:
         connection = Connection(self._socket.accept()[0])
@@ -128,6 +129,10 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.go_away()
+
+    def go_away(self) -> None:
+        """Close everything, as the kernel does for a server that was killed."""
         self._socket.close()
         for connection in self._accepted:
             connection.close()

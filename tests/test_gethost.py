@@ -394,10 +394,12 @@ def test_an_absence_is_remembered_and_told_once(gethost: Gethost, server: Server
     connection.end()
     assert process.communicate(timeout=PATIENCE_S)[1] == ""
 
-    # Another server list is another absence.
-    other = gethost.start("--server", f"{server.name},", "true")
-    server.accept().send(LEASE)
-    assert other.wait(PATIENCE_S) == 0
+    # Another server's absence is another one.
+    with Server() as second:
+        other = gethost.start("--server", f"{server.name},{second.name}", "true")
+        second.accept().send(LEASE)
+        assert other.wait(PATIENCE_S) == 0
+    assert server.nobody_came()
 
 
 def test_success_ends_the_absence(gethost: Gethost, server: Server) -> None:

@@ -1,10 +1,10 @@
 /* Remembering, from one compile to the next, that the server is away.
  *
  * gethost runs once per file, and without a memory each of 400 files would wait for a server that does
- * not answer. The memory is an empty file, one per server list, whose age counts: while it is fresh, no
- * server is asked; when it has gone stale, the one gethost that sees it first makes it fresh again
- * *before* it asks, so that the others, who run at the same time, go on compiling. Success removes it. It
- * is new once per absence, and the one who makes it tells the user.
+ * not answer. The memory is an empty file for each server, whose age counts: while it is fresh, that
+ * server is not asked; when it has gone stale, the one gethost that sees it first makes it fresh again
+ * *before* it asks, so that the others, who run at the same time, go on compiling, here or with the next
+ * server of the list. Success removes it. It is new once per absence, and who makes it tells the user.
  *
  * The file is a convenience. Where it cannot be written, everything works and is slower. A lasting process
  * would know more and need starting, stopping and a socket of its own.
@@ -121,9 +121,9 @@ int away_directory(void)
     return open_directory(true);
 }
 
-bool away_now(const char *servers)
+bool away_now(const char *server)
 {
-    struct marker marker = marker_open("away", servers, false);
+    struct marker marker = marker_open("away", server, false);
     long age_s = marker_age_s(&marker);
     if (age_s >= FORGOTTEN_S)
         (void)unlinkat(marker.directory, marker.name, 0);
@@ -133,17 +133,17 @@ bool away_now(const char *servers)
     return age_s >= 0 && age_s < FRESH_S;
 }
 
-bool away_mark(const char *servers)
+bool away_mark(const char *server)
 {
-    struct marker marker = marker_open("away", servers, true);
+    struct marker marker = marker_open("away", server, true);
     bool news = marker_touch(&marker);
     marker_close(&marker);
     return news;
 }
 
-void away_clear(const char *servers)
+void away_clear(const char *server)
 {
-    struct marker marker = marker_open("away", servers, false);
+    struct marker marker = marker_open("away", server, false);
     if (marker.directory >= 0)
         (void)unlinkat(marker.directory, marker.name, 0);
     marker_close(&marker);

@@ -18,6 +18,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/socket.h>
 
 #define ARRAY_LENGTH(a) (sizeof(a) / sizeof *(a))
 
@@ -43,6 +44,7 @@ int builder_cpus(void);
 /* ---- server.c ---- */
 
 struct request {
+    const char *servers; /* host[:port], with commas between */
     const char *type;   /* NULL: any */
     const char *wait_s; /* as given, a number; NULL: no limit */
     const char *source, *compiler;
@@ -61,18 +63,44 @@ enum answer {
     ANSWER_AWAY,    /* no server, or one that makes no sense */
 };
 
-enum lease_event { LEASE_GOES_ON, LEASE_REVOKED, LEASE_LOST };
+enum lease_event { LEASE_GOES_ON, LEASE_REVOKED };
+
+struct address {
+    socklen_t length;
+    struct sockaddr_storage any;
+};
+
+/* How a lease stands that was given, while the command runs. */
+enum holding {
+    HOLDING_NOT,        /* no lease, or one that no server takes: it makes no odds */
+    HOLDING,            /* connected */
+    HOLDING_LOST,       /* to be attached to a server again, at `due_ms` */
+    HOLDING_CONNECTS,   /* to one, until `due_ms` */
+    HOLDING_ASKS,       /* whether it takes the lease, until `due_ms` */
+};
 
 struct server {
     int fd;            /* -1: not connected */
     size_t start, end; /* bytes received and not yet used */
     char buffer[8192]; /* the longest line of the protocol */
+
+    enum holding holding;
+    const struct request *request;
+    struct lease lease;
+    struct address address; /* of the server that gave it, */
+    int entry;              /* which is this one of the list */
+    int asked;              /* the one that was asked last */
+    int tries;
+    int64_t given_ms, due_ms;
 };
 
-enum answer server_request(struct server *, const char *servers, const struct request *,
-                           struct lease *, char reason[REASON_SIZE]);
+enum answer server_request(struct server *, const struct request *, char reason[REASON_SIZE],
+                           bool *news);
 enum answer server_jobs(struct server *, const char *servers, int *count, char reason[REASON_SIZE]);
-/* What came on the connection of a lease. After LEASE_LOST it is closed. */
+/* The lease while the command runs: what to poll() for, and when to call server_event() although nothing
+ * came (a time of now_ms(); -1: never). server_event() does not wait. */
+int server_fd(const struct server *, short *events);
+int64_t server_due_ms(const struct server *);
 enum lease_event server_event(struct server *, char reason[REASON_SIZE]);
 void server_done(struct server *, int exit_status, double wall_s, double cpu_s);
 void server_failed(struct server *, int exit_status, const char *reason);
@@ -133,10 +161,10 @@ void run_die_with(int parent_pid);
 
 /* ---- away.c ---- */
 
-bool away_now(const char *servers);
-/* True if the user has not been told yet. */
-bool away_mark(const char *servers);
-void away_clear(const char *servers);
+bool away_now(const char *server);
+/* True if that is news. */
+bool away_mark(const char *server);
+void away_clear(const char *server);
 /* True once a minute, so that 400 refused compiles make one message. */
 bool away_is_first_refusal(const char *servers);
 /* The directory of these notes, which is this user's alone; -1 if there is no place for one. */

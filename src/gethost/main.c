@@ -242,29 +242,26 @@ _Noreturn static void run_here(const struct options *options, const char *reason
 }
 
 /* Get a lease, or run the command here. */
-static struct lease get_lease(const struct options *options, const struct request *request,
-                              struct server *server)
+static void get_lease(const struct options *options, const struct request *request,
+                      struct server *server)
 {
-    struct lease lease;
+    const struct lease *lease = &server->lease;
     char reason[REASON_SIZE];
     const char *servers = options->servers;
-    if (away_now(servers))
-        run_here(options, "host-server was away a moment ago");
-    switch (server_request(server, servers, request, &lease, reason)) {
+    bool news;
+    switch (server_request(server, request, reason, &news)) {
     case ANSWER_LEASE:
-        away_clear(servers);
         if (verbose)
-            say("lease %s: %s (%s port %d, %d slots)", lease.id, lease.host, lease.address, lease.port,
-                lease.slots);
-        return lease;
+            say("lease %s: %s (%s port %d, %d slots)", lease->id, lease->host, lease->address,
+                lease->port, lease->slots);
+        return;
     case ANSWER_REFUSED:
-        away_clear(servers);
         /* With --wait, or after a host failed, it is to be expected. */
         if (!verbose && !options->wait_s && !*request->avoid && away_is_first_refusal(servers))
             say("compiling here: host-server refuses (%s)", reason);
         break;
     default:
-        if (away_mark(servers) && !verbose)
+        if (news && !verbose)
             say("compiling here: no host-server at %s (%s)", servers, reason);
     }
     run_here(options, reason);
@@ -309,17 +306,19 @@ static void avoid(struct request *request, const char *host)
 
 _Noreturn static void run_on_the_farm(const struct options *options, const struct command *command)
 {
-    struct request request = {.type = options->type,
+    struct request request = {.servers = options->servers,
+                              .type = options->type,
                               .wait_s = options->wait_s,
                               .source = command->source,
                               .compiler = command->compiler};
     bool keep_text = command->kind == COMMAND_COMPILE && !environment_wants_distcc_log();
     for (int tried = 0; tried < HOSTS_TO_TRY; tried++) {
         struct server server = {.fd = -1};
-        struct lease lease = get_lease(options, &request, &server);
-        environment_forget_backoff(&lease);
+        const struct lease *lease = &server.lease;
+        get_lease(options, &request, &server);
+        environment_forget_backoff(lease);
         struct outcome outcome =
-            run_with_lease(options->command, environment_for_lease(&lease), &server, keep_text);
+            run_with_lease(options->command, environment_for_lease(lease), &server, keep_text);
         enum verdict verdict = judge(&outcome, command->kind);
 
         /* A compile that ended well in the moment of its revocation has ended well. */
@@ -336,9 +335,9 @@ _Noreturn static void run_on_the_farm(const struct options *options, const struc
             run_here(options, "distcc does not work on this machine");
         }
         if (verbose)
-            say("%s is of no use: %s", lease.host, outcome.reason);
+            say("%s is of no use: %s", lease->host, outcome.reason);
         free(outcome.text);
-        avoid(&request, lease.host);
+        avoid(&request, lease->host);
     }
     run_here(options, "several hosts failed");
 }

@@ -193,6 +193,14 @@ static int read_signals(pid_t child, int before)
     return before;
 }
 
+/* Until the earlier of two times, of which -1 is never. */
+static int time_left_ms(int64_t one_ms, int64_t other_ms)
+{
+    int64_t first_ms = one_ms < 0 || (other_ms >= 0 && other_ms < one_ms) ? other_ms : one_ms;
+    int64_t left_ms = first_ms - now_ms();
+    return first_ms < 0 ? -1 : left_ms > 0 ? (int)left_ms : 0;
+}
+
 struct outcome run_with_lease(char **argv, char **environment, struct server *server, bool keep_text)
 {
     struct outcome outcome = {0};
@@ -213,25 +221,24 @@ struct outcome run_with_lease(char **argv, char **environment, struct server *se
     while (waitpid(child, &status, WNOHANG) == 0) {
         struct pollfd watched[] = {
             {.fd = signal_pipe[0], .events = POLLIN},
-            {.fd = server->fd, .events = POLLIN}, /* poll() skips a descriptor of -1 */
+            {.fd = -1}, /* poll() skips it */
             {.fd = open_text ? text_pipe[0] : -1, .events = POLLIN},
         };
-        int64_t left_ms = kill_ms < 0 ? -1 : kill_ms - now_ms();
-        if (kill_ms >= 0 && left_ms <= 0) {
+        watched[1].fd = server_fd(server, &watched[1].events);
+        int64_t due_ms = server_due_ms(server);
+        if (kill_ms >= 0 && kill_ms <= now_ms()) {
             kill(child, SIGKILL);
-            left_ms = STOP_MS;
+            kill_ms = now_ms() + STOP_MS;
         }
-        if (poll(watched, ARRAY_LENGTH(watched), (int)left_ms) < 0)
+        if (poll(watched, ARRAY_LENGTH(watched), time_left_ms(kill_ms, due_ms)) < 0)
             continue; /* a signal: its note is there the next time */
         ended_by = read_signals(child, ended_by);
         if (watched[2].revents) {
             take_text(text_pipe[0], &outcome);
             open_text = !(watched[2].revents & POLLHUP);
         }
-        /* LEASE_LOST changes nothing here: the host goes on compiling. A gethost that can get its lease
-         * back from a restarted server does so at this point, by its id. */
-        if (watched[1].revents && server_event(server, outcome.reason) == LEASE_REVOKED &&
-            !outcome.revoked) {
+        bool due = watched[1].revents || (due_ms >= 0 && due_ms <= now_ms());
+        if (due && server_event(server, outcome.reason) == LEASE_REVOKED && !outcome.revoked) {
             outcome.revoked = true;
             kill(child, SIGTERM);
         }

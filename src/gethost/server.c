@@ -11,6 +11,10 @@
  * the list together, each gets an equal share of what is left. After that the server gives a sign of life
  * every five seconds, and SILENCE_MS is three of them.
  *
+ * A server may be killed, and started again, while hundreds of us hold a lease or wait for one. Who waits
+ * asks again for a while. Who holds one tells whichever server comes (`attach`): without that it would give
+ * our slot to another. Both at random moments, so that the new server can bear it.
+ *
  * Not to be known here: what the command is and where it runs.
  */
 #include "gethost.h"
@@ -20,6 +24,7 @@
 #include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -28,6 +33,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #ifndef MSG_NOSIGNAL
@@ -39,6 +45,15 @@ enum {
     FIRST_ANSWER_MS = 1000,
     SILENCE_MS = 15000,
     WAIT_GRACE_MS = 1000, /* for the server to say itself that --wait is over */
+    ASK_AGAIN_MS = 5000,  /* where a server that had us wait went away: to be started again, perhaps */
+
+    /* A lease that lost its server: the longest pauses before the first try, the second, and each other. */
+    ATTACH_FIRST_MS = 200,
+    ATTACH_SECOND_MS = 500,
+    ATTACH_AGAIN_MS = 1000,
+    ATTACH_SAME = 3, /* so many times at the server that gave it, before others are tried */
+    ATTACH_ANSWER_MS = 1000, /* for connecting, and for the answer */
+    ATTACH_RESOLVE_MS = 100, /* nobody waits for this but the end of the compile */
 
     DEFAULT_PORT = 9714,
     WORDS_MAX = 64,
@@ -46,6 +61,16 @@ enum {
     SLOTS_MAX = 4096,
     COUNT_MAX = 1000000,
 };
+
+/* A random time below a limit: what many of us were made to do at once we do not do at once. */
+static int spread_ms(int limit_ms)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    uint32_t mixed = (uint32_t)now.tv_nsec ^ (uint32_t)getpid() * 2654435761u;
+    mixed = (mixed ^ mixed >> 15) * 0x2c1b3c6du;
+    return (int)((mixed ^ mixed >> 12) % (uint32_t)limit_ms);
+}
 
 /* ---- lines out ---- */
 
@@ -116,6 +141,23 @@ static void line_add_builder(struct line *line)
     if (gethostname(name, sizeof name - 1) == 0 && *name)
         line_add(line, "builder", name);
     line_format(line, "cpus", "%d", builder_cpus());
+}
+
+/* What is to be compiled, and where it may not be. */
+static void line_add_request(struct line *line, const struct request *request)
+{
+    line_add_builder(line);
+    if (request->type)
+        line_add(line, "type", request->type);
+    if (*request->avoid)
+        line_add(line, "avoid", request->avoid);
+    if (request->compiler)
+        line_add(line, "compiler", request->compiler);
+    if (request->source)
+        line_add(line, "source", request->source);
+    char directory[4096];
+    if (getcwd(directory, sizeof directory))
+        line_add(line, "dir", directory);
 }
 
 /* ---- lines in ---- */
@@ -312,11 +354,6 @@ static enum got wait_for_line(struct server *server, int64_t deadline_ms, char *
 
 /* ---- connecting ---- */
 
-struct address {
-    socklen_t length;
-    struct sockaddr_storage any;
-};
-
 static bool numeric(const char *host, int port, struct address *address)
 {
     struct sockaddr_in four = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
@@ -409,25 +446,63 @@ static bool read_entry(char *entry, const char **host, int *port)
     return **host && *port > 0 && *port <= 65535;
 }
 
-static bool connect_to(struct server *server, const struct address *address, int64_t deadline_ms)
+/* Have the kernel notice within 15 s that a server's machine, or its cable, is gone. In between, an idle
+ * connection costs a packet every 8 s; src/compilefarm/dead_peer.py has the same. */
+static void notice_dead_peer(int fd)
 {
-    *server = (struct server){.fd = private_fd(socket(address->any.ss_family, SOCK_STREAM, 0))};
-    if (server->fd < 0)
-        return false;
-    (void)fcntl(server->fd, F_SETFL, O_NONBLOCK);
-#ifdef SO_NOSIGPIPE
-    setsockopt(server->fd, SOL_SOCKET, SO_NOSIGPIPE, &(int){1}, sizeof(int));
+    static const struct {
+        int level, option, value;
+    } settings[] = {
+        {SOL_SOCKET, SO_KEEPALIVE, 1},
+#ifdef TCP_KEEPIDLE
+        {IPPROTO_TCP, TCP_KEEPIDLE, 8},
+#elif defined TCP_KEEPALIVE
+        {IPPROTO_TCP, TCP_KEEPALIVE, 8}, /* macOS's name for it */
 #endif
+#ifdef TCP_KEEPINTVL
+        {IPPROTO_TCP, TCP_KEEPINTVL, 2},
+#endif
+#ifdef TCP_KEEPCNT
+        {IPPROTO_TCP, TCP_KEEPCNT, 3},
+#endif
+#ifdef TCP_USER_TIMEOUT
+        {IPPROTO_TCP, TCP_USER_TIMEOUT, 12000},
+#endif
+#ifdef SO_NOSIGPIPE
+        {SOL_SOCKET, SO_NOSIGPIPE, 1},
+#endif
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(settings); i++)
+        (void)setsockopt(fd, settings[i].level, settings[i].option, &settings[i].value, sizeof(int));
+}
+
+/* 0, EINPROGRESS, or why it cannot be. */
+static int begin_to_connect(struct server *server, const struct address *address)
+{
+    server->fd = private_fd(socket(address->any.ss_family, SOCK_STREAM, 0));
+    server->start = server->end = 0;
+    if (server->fd < 0)
+        return errno;
+    (void)fcntl(server->fd, F_SETFL, O_NONBLOCK);
+    notice_dead_peer(server->fd);
+    if (connect(server->fd, (const struct sockaddr *)&address->any, address->length) == 0)
+        return 0;
+    return errno == EINTR ? EINPROGRESS : errno;
+}
+
+/* What became of it, once the socket is writable: 0, or an error. */
+static int connection_error(const struct server *server)
+{
     int error = 0;
     socklen_t size = sizeof error;
-    if (connect(server->fd, (const struct sockaddr *)&address->any, address->length) != 0)
-        error = errno;
-    if (error == EINPROGRESS || error == EINTR) {
-        if (!ready(server->fd, POLLOUT, deadline_ms))
-            error = ETIMEDOUT;
-        else
-            getsockopt(server->fd, SOL_SOCKET, SO_ERROR, &error, &size);
-    }
+    return getsockopt(server->fd, SOL_SOCKET, SO_ERROR, &error, &size) == 0 ? error : errno;
+}
+
+static bool connect_to(struct server *server, const struct address *address, int64_t deadline_ms)
+{
+    int error = begin_to_connect(server, address);
+    if (error == EINPROGRESS)
+        error = ready(server->fd, POLLOUT, deadline_ms) ? connection_error(server) : ETIMEDOUT;
     if (error) {
         server_close(server);
         errno = error;
@@ -455,8 +530,10 @@ static bool reach(struct server *server, char *entry, struct line line, int64_t 
         int64_t connect_deadline_ms = now_ms() + CONNECT_MS;
         if (connect_deadline_ms > deadline_ms)
             connect_deadline_ms = deadline_ms;
-        if (connect_to(server, &addresses[i], connect_deadline_ms) && line_send(server, &line))
+        if (connect_to(server, &addresses[i], connect_deadline_ms) && line_send(server, &line)) {
+            server->address = addresses[i];
             return true;
+        }
         snprintf(reason, REASON_SIZE, "%.100s: %s", shown, strerror(errno));
         server_close(server);
     }
@@ -470,6 +547,10 @@ struct question {
     int64_t wait_deadline_ms; /* INT64_MAX: none */
     struct lease *lease;      /* the answer goes here, */
     int *count;               /* or here */
+    bool remember;            /* from one gethost to the next, which servers are away */
+    bool insist;              /* ask them all the same */
+    bool left_waiting;        /* a server had us wait, and is no more */
+    bool news;                /* that a server is away */
 };
 
 static enum answer understand(const struct message *message, const struct question *question,
@@ -488,10 +569,11 @@ static enum answer understand(const struct message *message, const struct questi
     return ANSWER_AWAY;
 }
 
-static enum answer listen_for_answer(struct server *server, const struct question *question,
+static enum answer listen_for_answer(struct server *server, struct question *question,
                                      int64_t first_deadline_ms, char reason[REASON_SIZE])
 {
     int64_t deadline_ms = first_deadline_ms;
+    bool waits = false;
     for (;;) {
         char *line;
         struct message message;
@@ -502,6 +584,7 @@ static enum answer listen_for_answer(struct server *server, const struct questio
             break;
         case GOT_CLOSE:
             snprintf(reason, REASON_SIZE, "the server closed the connection");
+            question->left_waiting = question->left_waiting || waits;
             return ANSWER_AWAY;
         case GOT_TIMEOUT:
             if (until_ms < deadline_ms) {
@@ -521,24 +604,31 @@ static enum answer listen_for_answer(struct server *server, const struct questio
         if (!question->lease || strcmp(message.verb, "wait") != 0)
             return understand(&message, question, reason);
         deadline_ms = now_ms() + SILENCE_MS;
+        waits = true;
     }
 }
 
 /* Ask the servers in order, until one answers. Only ANSWER_LEASE leaves the connection open. */
-static enum answer ask(struct server *server, const char *servers, const struct question *question,
-                       char reason[REASON_SIZE])
+static enum answer ask_each(struct server *server, const char *servers, struct question *question,
+                            char reason[REASON_SIZE])
 {
     enum answer answer = ANSWER_AWAY;
     int64_t budget_ms = FIRST_ANSWER_MS;
     char *list = strdup(servers), *rest = list, *entry;
     snprintf(reason, REASON_SIZE, "no server is named");
-    while (answer == ANSWER_AWAY && rest && (entry = strsep(&rest, ","))) {
+    for (int number = 0; answer == ANSWER_AWAY && rest && (entry = strsep(&rest, ",")); number++) {
         int left = 1;
         for (const char *c = rest; c && *c; c++)
             left += *c == ',';
         left += rest != NULL;
         if (!*entry)
             continue;
+        if (question->remember && !question->insist && away_now(entry)) {
+            snprintf(reason, REASON_SIZE, "host-server was away a moment ago");
+            continue;
+        }
+        char name[HOST_SIZE];
+        snprintf(name, sizeof name, "%s", entry);
         int64_t start_ms = now_ms(), share_ms = budget_ms / left;
         if (reach(server, entry, question->line, start_ms + share_ms, reason)) {
             answer = listen_for_answer(server, question, start_ms + share_ms, reason);
@@ -547,34 +637,58 @@ static enum answer ask(struct server *server, const char *servers, const struct 
         }
         int64_t used_ms = now_ms() - start_ms;
         budget_ms -= used_ms < share_ms ? used_ms : share_ms;
+        server->entry = number;
+        if (question->remember && answer != ANSWER_AWAY)
+            away_clear(name);
+        else if (question->remember)
+            question->news = away_mark(name) || question->news;
     }
     free(list);
     return answer;
 }
 
-enum answer server_request(struct server *server, const char *servers, const struct request *request,
-                           struct lease *lease, char reason[REASON_SIZE])
+/* The same, and again for a while where we waited already: the server may come back, or another take over. */
+static enum answer ask(struct server *server, const char *servers, struct question *question,
+                       char reason[REASON_SIZE])
 {
-    struct question question = {.wait_deadline_ms = INT64_MAX, .lease = lease};
-    struct line *line = &question.line;
-    line_start(line, "request");
-    line_add_builder(line);
-    if (request->type)
-        line_add(line, "type", request->type);
-    if (*request->avoid)
-        line_add(line, "avoid", request->avoid);
+    int64_t give_up_ms = -1;
+    for (;;) {
+        enum answer answer = ask_each(server, servers, question, reason);
+        if (answer != ANSWER_AWAY)
+            return answer;
+        if (question->left_waiting) {
+            give_up_ms = now_ms() + ASK_AGAIN_MS;
+            if (!question->insist)
+                line_add(&question->line, "returning", "yes");
+            question->insist = true;
+            question->left_waiting = false;
+        }
+        int64_t next_ms = now_ms() + ATTACH_FIRST_MS + spread_ms(ATTACH_SECOND_MS);
+        if (next_ms >= give_up_ms || next_ms >= question->wait_deadline_ms)
+            return answer;
+        (void)ready(-1, 0, next_ms); /* nothing is: it waits */
+    }
+}
+
+enum answer server_request(struct server *server, const struct request *request,
+                           char reason[REASON_SIZE], bool *news)
+{
+    struct question question = {
+        .wait_deadline_ms = INT64_MAX, .lease = &server->lease, .remember = true};
+    line_start(&question.line, "request");
+    line_add_request(&question.line, request);
     if (request->wait_s) {
-        line_add(line, "wait_s", request->wait_s);
+        line_add(&question.line, "wait_s", request->wait_s);
         question.wait_deadline_ms = now_ms() + WAIT_GRACE_MS + (int64_t)(atof(request->wait_s) * 1e3);
     }
-    if (request->compiler)
-        line_add(line, "compiler", request->compiler);
-    if (request->source)
-        line_add(line, "source", request->source);
-    char directory[4096];
-    if (getcwd(directory, sizeof directory))
-        line_add(line, "dir", directory);
-    return ask(server, servers, &question, reason);
+    enum answer answer = ask(server, request->servers, &question, reason);
+    if (answer == ANSWER_LEASE) {
+        server->holding = HOLDING;
+        server->request = request;
+        server->given_ms = now_ms();
+    }
+    *news = question.news;
+    return answer;
 }
 
 enum answer server_jobs(struct server *server, const char *servers, int *count, char reason[REASON_SIZE])
@@ -587,28 +701,164 @@ enum answer server_jobs(struct server *server, const char *servers, int *count, 
 
 /* ---- while the lease lasts ---- */
 
-enum lease_event server_event(struct server *server, char reason[REASON_SIZE])
+int server_fd(const struct server *server, short *events)
 {
-    for (;;) {
+    *events = server->holding == HOLDING_CONNECTS ? POLLOUT : POLLIN;
+    return server->fd;
+}
+
+int64_t server_due_ms(const struct server *server)
+{
+    return server->holding == HOLDING_NOT || server->holding == HOLDING ? -1 : server->due_ms;
+}
+
+static void set_holding(struct server *server, enum holding holding, int within_ms)
+{
+    server->holding = holding;
+    server->due_ms = now_ms() + within_ms;
+}
+
+/* The connection is gone; the host goes on compiling, and the lease is attached later. */
+static void lose(struct server *server)
+{
+    server_close(server);
+    static const int longest_ms[] = {ATTACH_FIRST_MS, ATTACH_SECOND_MS, ATTACH_AGAIN_MS};
+    int longest = longest_ms[server->tries < 2 ? server->tries : 2];
+    server->tries++;
+    set_holding(server, HOLDING_LOST, longest / 4 + spread_ms(longest * 3 / 4));
+}
+
+static void give_up(struct server *server)
+{
+    server_close(server);
+    server->holding = HOLDING_NOT;
+}
+
+/* The n-th entry of the list, counted round and round; false where it names nobody. */
+static bool entry_of(const char *servers, int number, char *entry, size_t size)
+{
+    int count = 1;
+    for (const char *c = servers; *c; c++)
+        count += *c == ',';
+    for (number %= count; number > 0; number--)
+        servers = strchr(servers, ',') + 1;
+    size_t length = strcspn(servers, ",");
+    snprintf(entry, size, "%.*s", (int)length, servers);
+    return length > 0 && length < size;
+}
+
+static bool address_to_ask(struct server *server, struct address *address)
+{
+    struct address addresses[ADDRESSES_MAX];
+    char entry[HOST_SIZE];
+    const char *host;
+    int port, others = server->tries - ATTACH_SAME;
+    server->asked = server->entry + (others > 0 ? others : 0);
+    *address = server->address;
+    if (others <= 0)
+        return true;
+    if (!entry_of(server->request->servers, server->asked, entry, sizeof entry) ||
+        !read_entry(entry, &host, &port))
+        return false;
+    size_t count = addresses_of(host, port, now_ms() + ATTACH_RESOLVE_MS, addresses);
+    if (count)
+        *address = addresses[(size_t)server->tries % count];
+    return count > 0;
+}
+
+static void connect_again(struct server *server)
+{
+    struct address address;
+    int error = address_to_ask(server, &address) ? begin_to_connect(server, &address) : ENOENT;
+    if (error && error != EINPROGRESS)
+        lose(server);
+    else
+        set_holding(server, HOLDING_CONNECTS, ATTACH_ANSWER_MS);
+}
+
+static void ask_to_attach(struct server *server)
+{
+    struct line line;
+    line_start(&line, "attach");
+    line_add(&line, "id", server->lease.id);
+    line_add(&line, "host", server->lease.host);
+    line_format(&line, "port", "%d", server->lease.port);
+    line_format(&line, "running_s", "%.3f", (double)(now_ms() - server->given_ms) / 1e3);
+    line_add_request(&line, server->request);
+    if (connection_error(server) || !line_send(server, &line))
+        lose(server);
+    else
+        set_holding(server, HOLDING_ASKS, ATTACH_ANSWER_MS);
+}
+
+static void attached(struct server *server, const struct message *message)
+{
+    char entry[HOST_SIZE];
+    if (entry_of(server->request->servers, server->asked, entry, sizeof entry))
+        away_clear(entry); /* others may ask it again */
+    copy_printable(server->lease.id, sizeof server->lease.id, value_of(message, "id"));
+    if (verbose)
+        say("host-server %s has the lease of %s now, as %s", entry, server->lease.host, server->lease.id);
+    server->address.length = sizeof server->address.any;
+    (void)getpeername(server->fd, (struct sockaddr *)&server->address.any, &server->address.length);
+    server->entry = server->asked;
+    server->tries = 0;
+    server->holding = HOLDING;
+}
+
+static enum lease_event read_lines(struct server *server, char reason[REASON_SIZE])
+{
+    while (server->fd >= 0) {
         char *line;
         struct message message;
         enum got got = next_line(server, &line);
-        if (got == GOT_NOTHING_YET)
+        if (got == GOT_NOTHING_YET) {
+            if (server->holding == HOLDING_ASKS && now_ms() >= server->due_ms)
+                lose(server);
             return LEASE_GOES_ON;
-        if (got != GOT_LINE || !message_read(line, &message)) {
-            server_close(server);
-            return LEASE_LOST;
         }
-        if (!strcmp(message.verb, "revoked")) {
+        bool asks = server->holding == HOLDING_ASKS;
+        if (got == GOT_CLOSE) {
+            lose(server);
+        } else if (got != GOT_LINE || !message_read(line, &message) ||
+                   (asks && (!strcmp(message.verb, "error") || !strcmp(message.verb, "refused")))) {
+            give_up(server);
+        } else if (!strcmp(message.verb, "revoked")) {
             copy_reason(reason, &message);
+            give_up(server);
             return LEASE_REVOKED;
+        } else if (asks && !strcmp(message.verb, "attached")) {
+            attached(server, &message);
         }
+    }
+    return LEASE_GOES_ON;
+}
+
+enum lease_event server_event(struct server *server, char reason[REASON_SIZE])
+{
+    bool due = now_ms() >= server->due_ms;
+    switch (server->holding) {
+    case HOLDING_NOT:
+        return LEASE_GOES_ON;
+    case HOLDING_LOST:
+        if (due)
+            connect_again(server);
+        return LEASE_GOES_ON;
+    case HOLDING_CONNECTS:
+        if (ready(server->fd, POLLOUT, 0))
+            ask_to_attach(server);
+        else if (due)
+            lose(server);
+        return LEASE_GOES_ON;
+    default:
+        return read_lines(server, reason);
     }
 }
 
+/* One that is only asked whether it takes the lease hears how that ended, too. */
 static void tell(struct server *server, struct line *line)
 {
-    if (server->fd >= 0)
+    if (server->fd >= 0 && server->holding != HOLDING_CONNECTS)
         (void)line_send(server, line);
     server_close(server);
 }
