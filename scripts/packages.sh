@@ -19,18 +19,26 @@ terminal=no
 # and its packages ("-": none).
 programs() {
     cat <<'END'
-#           steps       apt            dnf               pacman      brew
-cc          build       gcc,libc6-dev  gcc,glibc-devel   gcc         -
-make        demo        make           make              make        make
-tar         demo        tar            tar               tar         -
-distcc      demo        distcc         distcc            distcc      distcc
-distccd     demo        distcc         distcc-server     distcc      distcc
-cmake       test        cmake          cmake             cmake       cmake
-ninja       test        ninja-build    ninja-build       ninja       ninja
-ccache      test        ccache         ccache            ccache      ccache
-shellcheck  test        shellcheck     ShellCheck        shellcheck  shellcheck
-sanitizers  test        gcc            libasan,libubsan  gcc         -
-dmucs       test,bench  dmucs          -                 -           -
+#                steps       apt               dnf                   pacman            brew
+cc               build       gcc,libc6-dev     gcc,glibc-devel       gcc               -
+make             demo        make              make                  make              make
+tar              demo        tar               tar                   tar               -
+distcc           demo        distcc            distcc                distcc            distcc
+distccd          demo        distcc            distcc-server         distcc            distcc
+cmake            test        cmake             cmake                 cmake             cmake
+ninja            test        ninja-build       ninja-build           ninja             ninja
+ccache           test        ccache            ccache                ccache            ccache
+shellcheck       test        shellcheck        ShellCheck            shellcheck        shellcheck
+sanitizers       test        gcc               libasan,libubsan      gcc               -
+dmucs            test,bench  dmucs             -                     -                 -
+# A desktop, for watch-ssaver.
+Xvfb             test        xvfb              xorg-x11-server-Xvfb  xorg-server-xvfb  -
+xdotool          test        xdotool           xdotool               xdotool           -
+xscreensaver     test        xscreensaver      xscreensaver-base     xscreensaver      -
+dbus-daemon      test        dbus-daemon       dbus-daemon           dbus              -
+dbus-send        test        dbus-bin          dbus-tools            dbus              -
+dbusmock         test        python3-dbusmock  python3-dbusmock      python-dbusmock   -
+systemd-analyze  test        systemd           systemd               systemd           -
 END
 }
 
@@ -44,6 +52,8 @@ has() {
         cc) echo '#include <stdio.h>' | cc -x c -fsyntax-only - ;;
         sanitizers) echo 'int main(void) { return 0; }' |
             cc -x c -fsanitize=address,undefined -o /dev/null - ;;
+        # A module of the system's Python, which need not be the one on PATH.
+        dbusmock) "${SYSTEM_PYTHON:-/usr/bin/python3}" -c 'import dbusmock' ;;
         *) command -v "$1" ;;
     esac >/dev/null 2>&1
 }

@@ -33,6 +33,7 @@ ENTRY_POINTS = {
     "enable-host": "compilefarm.agent.enable:enable_host",
     "disable-host": "compilefarm.agent.enable:disable_host",
     "power-index": "compilefarm.agent.power_index:main",
+    "watch-ssaver": "compilefarm.agent.watch_ssaver:main",
 }
 T = TypeVar("T")
 

@@ -8,10 +8,14 @@ nobody ever runs.
 import os
 import shutil
 import signal
+import subprocess
+from functools import cache
 
 import pytest
 
 E2E_PROGRAMS = ("distcc", "distccd", "cc")
+# python-dbusmock comes for the system's Python, which need not be the one on PATH.
+DBUSMOCK_PYTHON = os.environ.get("SYSTEM_PYTHON", "/usr/bin/python3")
 
 # A shell that starts the tests in the background has them ignore SIGINT, and every program that
 # they start with them: it would be deaf to what is tested.
@@ -24,10 +28,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     needed = [program for mark in item.iter_markers("needs") for program in mark.args]
     if item.get_closest_marker("e2e"):
         needed += E2E_PROGRAMS
-    missing = sorted({program for program in needed if shutil.which(program) is None})
+    missing = sorted({program for program in needed if not _there(program)})
     if not missing:
         return
     reason = f"not on PATH: {', '.join(missing)} (`make setup` installs what it can)"
     if os.environ.get("CI") == "true":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
+
+
+@cache
+def _there(program: str) -> bool:
+    if program != "dbusmock":
+        return shutil.which(program) is not None
+    command = ["env", DBUSMOCK_PYTHON, "-c", "import dbusmock"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0

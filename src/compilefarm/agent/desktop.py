@@ -77,7 +77,11 @@ class Desktop:
 
     `options` are those of `add_desktop_options`, `candidates` the host-servers. `complain` is told,
     once, of each thing that does not work. To be used within a running event loop.
+
+    `held` are descriptors that what is started here holds open for as long as it runs.
     """
+
+    held: tuple[int, ...] = ()
 
     def __init__(
         self,
@@ -196,6 +200,7 @@ class Desktop:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
+            pass_fds=self.held,
         )  # fmt: skip
         try:
             _, errors = await process.communicate()

@@ -53,14 +53,15 @@ def default_base() -> Path:
 
 @contextlib.contextmanager
 def locked(
-    base: Path | None, name: str, machine: Machine, *, create: bool
+    base: Path | None, name: str, machine: Machine, *, create: bool, wait: bool = True
 ) -> Iterator[RunDirectory | None]:
     """Hold the run directory `name` for as long as the block runs; wait for whoever has it.
 
-    Without `create`, yields None where there is none. Raises `RunError`.
+    Without `create`, yields None where there is none, and without `wait`, where somebody has it.
+    Raises `RunError`.
     """
     where = base or default_base()
-    descriptor = _lock(where, where / name, create)
+    descriptor = _lock(where, where / name, create=create, wait=wait)
     if descriptor is None:
         yield None
         return
@@ -75,7 +76,7 @@ def locked(
         os.close(descriptor)
 
 
-def _lock(base: Path, path: Path, create: bool) -> int | None:
+def _lock(base: Path, path: Path, *, create: bool, wait: bool) -> int | None:
     while True:
         try:
             if create:
@@ -91,10 +92,13 @@ def _lock(base: Path, path: Path, create: bool) -> int | None:
         except OSError as error:
             raise RunError(f"{path}: {_words(error)}; choose another with --run-dir") from None
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), path.stat()):
                     return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
         except BaseException:
             os.close(descriptor)
             raise

@@ -1,0 +1,44 @@
+"""Whether this machine runs on battery.
+
+Linux tells in /sys/class/power_supply, where the batteries of mice and headsets are listed beside
+the machine's own; psutil, which knows the other systems, takes one of these for the machine's. So
+Linux is read here and the rest by psutil. What cannot be read of a battery that is there counts as
+on battery.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+SUPPLIES = Path("/sys/class/power_supply")
+STORES = ("Battery", "UPS")
+
+
+def on_battery(supplies: Path = SUPPLIES) -> bool:
+    """Return whether the machine draws on a battery now."""
+    try:
+        found = list(supplies.iterdir())
+    except OSError:
+        return _psutil_says_so()
+    drawn = False
+    for supply in found:
+        if _read(supply / "type") not in STORES:
+            if _read(supply / "online") not in ("0", ""):
+                return False
+        elif _read(supply / "scope") != "Device":
+            drawn |= _read(supply / "status") not in ("Charging", "Full", "Not charging")
+    return drawn
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _psutil_says_so() -> bool:
+    import psutil
+
+    battery = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
+    return battery is not None and battery.power_plugged is False
