@@ -36,7 +36,7 @@ UNENDING = {"--watch"}
 # Programs of ours that go on, or would speak for this machine: their --help must know the options.
 OURS = {
     *("addhost", "demo-farm", "disable-host", "enable-host", "gethost", "host-server", "loadavg"),
-    *("mon-host-server", "power-index", "remhost", "simulate-farm"),
+    *("mon-host-server", "power-index", "remhost", "simulate-farm", "watch-ssaver"),
 }
 # What others made, for others' machines: known to be right as it stands.
 TAKEN_ON_TRUST = {
@@ -44,6 +44,9 @@ TAKEN_ON_TRUST = {
     "python3 -m venv ~/compilefarm",
     "~/compilefarm/bin/pip install .",
     "export PATH=~/compilefarm/bin:$PATH",
+    "mkdir -p ~/.config/systemd/user",
+    "systemctl --user daemon-reload",
+    "systemctl --user enable --now watch-ssaver",
 }
 FENCE = re.compile(r"^```(\S+)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

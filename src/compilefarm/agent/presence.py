@@ -69,11 +69,15 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether the desktop is in use, since when (wall clock), and why."""
+    """Whether the desktop is in use, since when (wall clock), and why.
+
+    `settling`: it is only the back-off that keeps it.
+    """
 
     in_use: bool
     since_s: float
     why: str
+    settling: bool = False
 
 
 class Hours:
@@ -134,6 +138,7 @@ class Presence:
     ) -> Verdict:
         """Return the verdict on what the sources, by name, say at this moment."""
         self._notice_sleep(now)
+        settling = False
         why = self._use(now, readings, on_battery=on_battery)
         if why:
             self._quiet_since_s = None
@@ -144,6 +149,7 @@ class Presence:
                 self._quiet_since_s = now.monotonic_s
             left_s = self._quiet_since_s + self.back_off_s - now.monotonic_s
             if left_s > 0:
+                settling = True
                 why = f"the last stay was short, so another {_duration(left_s)} of quiet is due"
         in_use = bool(why)
         if self._verdict is None or self._verdict.in_use != in_use:
@@ -151,7 +157,7 @@ class Presence:
             since_s = now.wall_s
         else:
             since_s = self._verdict.since_s
-        self._verdict = Verdict(in_use, since_s, why or _agreement(readings))
+        self._verdict = Verdict(in_use, since_s, why or _agreement(readings), settling)
         return self._verdict
 
     def _use(self, now: Moment, readings: Mapping[str, Reading], *, on_battery: bool) -> str:

@@ -247,8 +247,11 @@ class Watcher:
             if reading is not None
         }
         verdict = self._presence.decide(now, said, on_battery=self._on_battery)
-        if self._verdict is None or self._verdict.in_use != verdict.in_use:
+        before = self._verdict
+        if before is None or before.in_use != verdict.in_use:
             self._say(f"{'in use' if verdict.in_use else 'unused'}: {verdict.why}")
+        elif verdict.settling and not before.settling:
+            self._say(f"still in use: {verdict.why}")
         self._verdict = verdict
         return verdict
 
