@@ -118,6 +118,7 @@ class Watcher:
         self.process.wait(3 * PATIENCE_S)
         self._reader.join(PATIENCE_S)
         assert not self._reader.is_alive(), "somebody still holds its output"
+        assert not any("Traceback" in line for line in list(self._lines.queue))
         assert self.process.stdout
         self.process.stdout.close()
 
@@ -240,6 +241,19 @@ def test_a_source_that_was_named_and_is_not_there_is_waited_for(desk: Desk, buse
         watcher.says("gnome cannot be read: org.gnome.ScreenSaver left the bus")
         watcher.says("in use: gnome: org.gnome.ScreenSaver left the bus")
         eventually(lambda: desk.state == "owner")
+
+
+@BUS
+def test_a_bus_that_ends_is_use(desk: Desk) -> None:
+    with bus() as (address, daemon), MockedScreenSaver(address, "kde") as kde:
+        desk.environment["DBUS_SESSION_BUS_ADDRESS"] = address
+        kde.activate(True)
+        with Watcher(desk, "--source", "kde") as watcher:
+            watcher.says("unused: kde: the screen saver is on")
+            eventually(lambda: desk.state == "up")
+            daemon.kill()
+            watcher.says("in use: kde: the bus is lost")
+            eventually(lambda: desk.state == "owner")
 
 
 def test_without_bus_and_display_the_machine_is_in_use(desk: Desk) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import time
 from pathlib import Path
@@ -29,6 +30,9 @@ CHECK_S = 5.0
 DBUS = "org.freedesktop.DBus"
 PROPERTIES = "org.freedesktop.DBus.Properties"
 LOGIN = "org.freedesktop.login1"
+
+# It logs a lost bus with a traceback; we say so in one line.
+logging.getLogger("dbus_fast").setLevel(logging.CRITICAL)
 
 
 def session_bus() -> str:
@@ -85,6 +89,7 @@ class Service:
     async def open(self, address: str, changed: Changed) -> None:
         """Connect, and hear what the service says by itself; raises `Absent`."""
         self._changed = changed
+        asyncio.get_running_loop().set_exception_handler(_leave_out_lost_buses)
         try:
             async with asyncio.timeout(ANSWER_S):
                 self._bus = await MessageBus(bus_address=address).connect()
@@ -148,11 +153,13 @@ class Service:
         )
         try:
             async with asyncio.timeout(ANSWER_S):
-                answer = await self._bus.call(message)
+                answer: Message | None = await self._bus.call(message)
         except TimeoutError:
             raise Unreadable(f"{self._name} does not answer") from None
         except (OSError, EOFError) as error:
             raise Unreadable(f"the bus is lost ({error})") from None
+        if answer is None:
+            raise Unreadable("the bus is lost")
         if answer.message_type is MessageType.ERROR:
             raise Refusal(str(answer.body[0]) if answer.body else answer.error_name)
         return answer.body[0] if answer.body else None
@@ -175,6 +182,12 @@ class Service:
     def _lose(self, why: str) -> None:
         self._lost = self._lost or why
         self._changed()
+
+
+def _leave_out_lost_buses(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Say nothing of the error that the library leaves to nobody when it sends to a lost bus."""
+    if not isinstance(context.get("exception"), OSError) or "future" not in context:
+        loop.default_exception_handler(context)
 
 
 class ScreenSaver:
