@@ -5,7 +5,7 @@
 # into it. Python sources are not among these: the package is installed editable.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench clean static test-programs
+.PHONY: help setup demo test check bench soak fuzz clean static test-programs
 
 # Daemons (distccd, dmucs) are where an ordinary user's PATH does not look.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
@@ -35,6 +35,12 @@ check: static  ## Format, lint, types and the fast tests: under 30 seconds
 bench: $(STAMP)  ## How fast it is, beside what it should be compared with
 	@scripts/packages.sh bench
 	@$(BIN)/python -m bench
+
+soak: $(STAMP)  ## Farms in simulated storms: SEEDS=1000 or LEASES=1000000
+	@PYTHONPATH=tests $(BIN)/python -m storms $(if $(LEASES),--leases $(LEASES),--seeds $(or $(SEEDS),1000))
+
+fuzz: $(STAMP)  ## Odd lines, conversations and files: MINUTES=10
+	@PYTHONPATH=tests $(BIN)/python -m fuzz --minutes $(or $(MINUTES),10)
 
 clean:  ## Remove everything that these targets made
 	rm -rf .venv build .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,385 @@
+"""A builder: somebody's machine on which make -jN runs, with a gethost for each compile.
+
+The gethost of here follows docs/protocol.md and the real one's bounds in time (src/gethost): it
+asks, holds the lease by holding the connection, runs the compile on the host, tells how it ended,
+attaches it to the server that comes back, tries another host when one fails or the lease is
+revoked, and compiles on its own machine at last, or when there is no server; then the server is
+left alone for some seconds by all of this builder.
+distcc is what stands between it and distccd: it gives up connecting after 4 s, and waiting after
+300.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from compilefarm.model import DISTCC_PORT
+from compilefarm.wire import Message
+
+from .clock import Process
+from .compile_host import EXIT_REMOTE_FAILED
+from .host_server import REQUESTS
+from .programs import Bell, Line
+
+if TYPE_CHECKING:
+    from .plan import BuilderPlan
+    from .world import World
+
+CONNECT_WITHIN_S = 0.25
+FIRST_ANSWER_WITHIN_S = 1.0
+SILENT_AFTER_S = 15.0
+AWAY_FRESH_S = 10.0
+ASK_AGAIN_S = 5.0
+ASK_PAUSE_S = 0.5
+ATTACH_PAUSES_S = (0.2, 0.5, 1.0)
+ATTACH_ANSWER_WITHIN_S = 1.0
+HOSTS_TO_TRY = 3
+DISTCC_CONNECT_WITHIN_S = 4.0
+DISTCC_ANSWER_WITHIN_S = 300.0
+DISTCC_FAILED = range(100, 121)
+
+
+@dataclass(slots=True)
+class File:
+    """A file to be compiled, and what became of it."""
+
+    source: str
+    cost_s: float
+    exit: int
+    compiler: str = "gcc"
+    type: str = ""
+    endings: list[str] = field(default_factory=list)  # one for each time that it ended
+    begun: int = 0  # times that a host was sent it
+    excuses: int = 0  # reasons to begin it again
+
+
+class Builder:
+    """A user's machine, and the build that runs on it."""
+
+    def __init__(self, world: World, plan: BuilderPlan) -> None:
+        self.world = world
+        self.plan = plan
+        self.machine = world.network.machine(plan.name, plan.address)
+        self.files: list[File] = []
+        self.to_do: deque[File] = deque()
+        self.running: dict[Gethost, asyncio.Task[None]] = {}
+        self.left_alone_until = 0.0
+        self.chance = random.Random(f"{world.plan.seed}/{plan.name}")
+        self.process: Process
+        self._cpus: asyncio.Semaphore
+
+    def start(self, files: list[File]) -> None:
+        """Start a make of these files."""
+        self.files += files
+        self.to_do.extend(files)
+        self._boot()
+
+    @property
+    def done(self) -> bool:
+        """Whether everything is compiled."""
+        return not self.to_do and not self.running and self.machine.has_power
+
+    def kill_one(self, number: int) -> None:
+        """Kill one gethost, as a user may; make will ask for its file again."""
+        if self.running:
+            gethost = list(self.running)[number % len(self.running)]
+            gethost.kill()
+            self.running[gethost].cancel()
+
+    def power_off(self) -> None:
+        """Be without power, in the middle of the build."""
+        for gethost in self.running:
+            gethost.file.excuses += 1
+            gethost.forget()
+            self.to_do.appendleft(gethost.file)
+        self.running.clear()
+        self.process.kill()
+        self.world.network.power_off(self.machine)
+
+    def power_on(self) -> None:
+        """Boot, and start the make again."""
+        self.world.network.power_on(self.machine)
+        self._boot()
+
+    def _boot(self) -> None:
+        self.process = self.world.network.process(self.plan.name, self.machine)
+        self._cpus = asyncio.Semaphore(self.plan.cpus)
+        self.left_alone_until = 0.0
+        self.process.enter(self._go_on)
+
+    def _go_on(self) -> None:
+        while self.to_do and len(self.running) < self.plan.jobs:
+            gethost = Gethost(self, self.to_do.popleft())
+            task = self.process.create_task(gethost.run())
+            self.running[gethost] = task
+            task.add_done_callback(gethost.ended)
+
+    def gethost_ended(self, gethost: Gethost, task: asyncio.Task[None]) -> None:
+        """Take note that a gethost has ended, and go on with the next file."""
+        if self.running.pop(gethost, None) is None:
+            return
+        if task.cancelled():
+            gethost.file.excuses += 1
+            self.to_do.appendleft(gethost.file)
+        else:
+            task.result()
+        self._go_on()
+
+    async def compile_here(self, file: File) -> None:
+        """Compile on this machine, with no more at once than it has CPUs."""
+        async with self._cpus:
+            await asyncio.sleep(file.cost_s / 2.0)
+
+
+class Gethost:
+    """One gethost: one compile from its first question to its end."""
+
+    def __init__(self, builder: Builder, file: File) -> None:
+        self.builder = builder
+        self.file = file
+        self.world = builder.world
+        self.bell = Bell(builder.process)
+        self.server: Line | None = None
+        self.distcc: Line | None = None
+        self.avoid: set[str] = set()
+        self.on_host = ""  # where it compiles now, under a lease
+
+    def __repr__(self) -> str:
+        return f"{self.builder.plan.name}'s gethost of {self.file.source}"
+
+    async def run(self) -> None:
+        """Compile the file, whatever it takes."""
+        for _ in range(HOSTS_TO_TRY):
+            lease = await self._get_lease()
+            if lease is None:
+                break
+            status = await self._run_with(lease)
+            if status is not None:
+                self._end(f"on {lease.words['host']}", status)
+                return
+            self.avoid.add(lease.words["host"])
+        if self.world.telling:
+            self.world.tell(f"{self} compiles it here")
+        await self.builder.compile_here(self.file)
+        self._end("here", self.file.exit)
+
+    def kill(self) -> None:
+        """Be killed: the kernel closes what was open."""
+        for line in (self.server, self.distcc):
+            if line is not None:
+                line.endpoint.hang_up()
+        self.forget()
+
+    def forget(self) -> None:
+        """Own nothing any more."""
+        if self.server is not None:
+            self.world.owner_gone(self.server.endpoint)
+
+    def ended(self, task: asyncio.Task[None]) -> None:
+        """Tell the builder."""
+        self.builder.gethost_ended(self, task)
+
+    def _end(self, where: str, status: int) -> None:
+        self.file.endings.append(where)
+        assert status == self.file.exit, f"{self} ended with {status} instead of {self.file.exit}"
+
+    # -- the lease
+
+    async def _get_lease(self) -> Message | None:
+        """Ask for a lease; None where the file is to be compiled here.
+
+        Whoever waited already asks again for a while: the server may be started again.
+        """
+        clock, builder = self.world.clock, self.builder
+        if clock.now < builder.left_alone_until:
+            return None
+        returning = False
+        until = clock.now
+        while True:
+            lease, waited = await self._ask(returning)
+            if lease is not None and lease.verb == "lease":
+                if self.world.telling:
+                    self.world.tell(
+                        f"{self} has lease {lease.words['id']} on {lease.words['host']}"
+                    )
+                return lease
+            self._let_go()
+            if lease is not None:
+                if self.world.telling:
+                    self.world.tell(f"{self}: the server refuses: {lease.words['reason']}")
+                return None
+            if waited:
+                returning = True
+                until = clock.now + ASK_AGAIN_S
+            if clock.now >= until:
+                if self.world.telling:
+                    self.world.tell(f"{self}: the server is away")
+                builder.left_alone_until = clock.now + AWAY_FRESH_S
+                return None
+            await asyncio.sleep(self.builder.chance.uniform(0.0, ASK_PAUSE_S))
+
+    async def _ask(self, returning: bool) -> tuple[Message | None, bool]:
+        """Ask once; return the answer, None where there is none, and whether it had us wait."""
+        clock = self.world.clock
+        line = self.server = self.new_line()
+        line.connect(self.world.server_address, REQUESTS)
+        until = clock.now + CONNECT_WITHIN_S
+        first_answer_until = clock.now + FIRST_ANSWER_WITHIN_S
+        while not line.opened:
+            if line.closed or clock.now >= until:
+                return None, False
+            await self.bell.wait(until)
+        words = self.words()
+        if returning:
+            words["returning"] = "yes"
+        line.say("request", **words)
+        until, waited = first_answer_until, False
+        while True:
+            message = line.hear()
+            if message is None:
+                if line.closed or clock.now >= until:
+                    return None, waited
+                await self.bell.wait(until)
+            elif message.verb == "wait":
+                until, waited = clock.now + SILENT_AFTER_S, True
+            else:
+                assert message.verb in ("lease", "refused"), f"{self} hears {message}"
+                return message, waited
+
+    def new_line(self) -> Line:
+        """Return a connection to be, which rings our bell."""
+        builder = self.builder
+        return Line(self.world.network, builder.process, builder.machine, self.bell.ring)
+
+    def words(self) -> dict[str, object]:
+        """Return what `request` and `attach` say of the compile."""
+        file, plan = self.file, self.builder.plan
+        return {
+            "user": plan.user,
+            "builder": plan.name,
+            "cpus": plan.cpus,
+            "avoid": self.avoid or None,
+            "compiler": file.compiler,
+            "type": file.type or None,
+            "source": file.source,
+            "dir": plan.directory,
+        }
+
+    def _let_go(self) -> None:
+        if self.server is not None:
+            self.server.close()
+            self.forget()
+            self.server = None
+
+    # -- the compile
+
+    async def _run_with(self, lease: Message) -> int | None:
+        """Run the compile under a lease; return its exit status, None if it is to be repeated."""
+        clock, file = self.world.clock, self.file
+        hold = _Hold(self, lease)
+        distcc = self.distcc = self.new_line()
+        began = clock.now
+        distcc.connect(lease.words["address"], DISTCC_PORT)
+        until = began + DISTCC_CONNECT_WITHIN_S
+        file.begun += 1
+        self.on_host = lease.words["host"]
+        said = False
+        status: int | None = None
+        revoked = ""
+        while status is None and not revoked:
+            if distcc.opened and not said:
+                distcc.endpoint.write(b"%.6f %d\n" % (file.cost_s, file.exit))
+                said = True
+                until = clock.now + DISTCC_ANSWER_WITHIN_S
+            revoked = hold.go_on()
+            answer = distcc.hear_raw()
+            if answer is not None:
+                status = int(answer)
+            elif not revoked and (distcc.closed or clock.now >= until):
+                status = EXIT_REMOTE_FAILED
+            elif not revoked:
+                await self.bell.wait(min(until, hold.due))
+        distcc.close()
+        self.distcc = None
+        self.on_host = ""
+        if status is None or status in DISTCC_FAILED:
+            file.excuses += 1
+        if self.world.telling:
+            how = f"is revoked: {revoked}" if status is None else f"ends with {status}"
+            self.world.tell(f"{self} on {lease.words['host']} {how}")
+        failed = status in DISTCC_FAILED
+        if self.server is not None and hold.is_known:
+            if failed:
+                reason = f"distcc exit status {status}"
+                self.server.say("failed", exit=status, reason=reason)
+            elif status is not None:
+                self.server.say("done", exit=status, wall_s=clock.now - began, cpu_s=0.01)
+        self._let_go()
+        return None if failed else status
+
+
+class _Hold:
+    """A lease, held by its connection, and when that breaks by another one (`attach`).
+
+    What the compile does meanwhile is its own affair.
+    """
+
+    def __init__(self, gethost: Gethost, lease: Message) -> None:
+        self._gethost = gethost
+        self._lease = dict(lease.words)
+        self._began = gethost.world.clock.now
+        self._tries = 0
+        self.is_known = True  # to a server, as far as we know
+        self.given_up = False
+        self._said = False
+        self.due = math.inf  # when to go on, whatever comes before
+
+    def go_on(self) -> str:
+        """Do what is to be done now; return why the lease was revoked, empty where it was not."""
+        line, now = self._gethost.server, self._gethost.world.clock.now
+        if self.given_up:
+            return ""
+        if line is None:
+            if now >= self.due:
+                self._connect()
+            return ""
+        message = line.hear()
+        if message is not None:
+            if message.verb == "revoked":
+                return message.words["reason"]
+            if message.verb == "attached":
+                self._lease["id"] = message.words["id"]
+                self.is_known, self._tries, self.due = True, 0, math.inf
+                return self.go_on()
+            assert not self.is_known, f"{self._gethost} hears {message}"
+            self._lose()
+            self.given_up, self.due = True, math.inf
+        elif line.closed or now >= self.due:
+            self._lose()
+            pause_s = ATTACH_PAUSES_S[min(self._tries, len(ATTACH_PAUSES_S) - 1)]
+            self.due = now + self._gethost.builder.chance.uniform(0.0, pause_s)
+            self._tries += 1
+        elif line.opened and not self.is_known and not self._said:
+            self._said = True
+            host, running_s = self._lease["host"], now - self._began
+            words = self._gethost.words()
+            line.say("attach", id=self._lease["id"], host=host, running_s=running_s, **words)
+        return ""
+
+    def _connect(self) -> None:
+        gethost = self._gethost
+        gethost.server = gethost.new_line()
+        gethost.server.connect(gethost.world.server_address, REQUESTS)
+        self._said = False
+        self.due = gethost.world.clock.now + ATTACH_ANSWER_WITHIN_S
+
+    def _lose(self) -> None:
+        self.is_known = False
+        if self._gethost.world.telling:
+            self._gethost.world.tell(f"{self._gethost} has lost its server")
+        self._gethost._let_go()

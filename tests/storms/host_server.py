@@ -1,0 +1,79 @@
+"""host-server in the simulated world: the real one, from its connections to its timers.
+
+What runs is `server.HostServer` with the real farm, policies and connections, on a process of the
+world. What its `serve` adds on a real machine (sockets, signals, the monitor port, files) is not
+here.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from functools import partial
+
+from compilefarm.access import AllowedNetworks
+from compilefarm.connections import LoadConnection, RequestConnection, StatusConnection
+from compilefarm.events import Event, HostsListed
+from compilefarm.learning import Learning
+from compilefarm.model import Declaration
+from compilefarm.placement.policies import make_policy
+from compilefarm.server import BASE_PORT, HostServer
+
+from .network import Machine, Network
+
+REQUESTS, LOADS, STATUS = range(BASE_PORT, BASE_PORT + 3)
+CONNECTIONS = {REQUESTS: RequestConnection, LOADS: LoadConnection, STATUS: StatusConnection}
+
+
+class WatchedServer(HostServer):
+    """A HostServer that lets a watcher look whenever its farm has changed."""
+
+    watcher: Callable[[], None] = staticmethod(lambda: None)
+
+    def happen(self, event: Event) -> None:
+        super().happen(event)
+        self.watcher()
+
+
+class ServerProgram:
+    """The program host-server on its machine: may be started, killed, and started again."""
+
+    def __init__(
+        self,
+        network: Network,
+        machine: Machine,
+        policy: str,
+        listed: tuple[Declaration, ...],
+        watcher: Callable[[], None],
+    ) -> None:
+        self.machine = machine
+        self.starts = 0
+        self.started_at = 0.0
+        self.server: WatchedServer | None = None  # None while it does not run
+        self._network = network
+        self._policy = policy
+        self._listed = listed
+        self._watcher = watcher
+
+    def start(self) -> None:
+        """Start it; the one before has ended."""
+        assert self.server is None
+        self.starts += 1
+        self.started_at = self._network.clock.now
+        self.process = self._network.process("host-server", self.machine)
+        self.process.enter(self._begin)
+
+    def kill(self) -> None:
+        """End it as SIGKILL does."""
+        self._network.end_process(self.process, self.machine)
+        self.server = None
+
+    def _begin(self) -> None:
+        policy = make_policy(self._policy, Learning(), random.Random(self.starts))
+        server = self.server = WatchedServer(policy, AllowedNetworks())
+        server.watcher = self._watcher
+        server.life = f"life{self.starts}"  # a real one draws lots
+        server.happen(HostsListed(self._listed))
+        for port, connection in CONNECTIONS.items():
+            self.machine.listeners[port] = (self.process, partial(connection, server))
+        self._keeps_time = self.process.create_task(server.keep_time())

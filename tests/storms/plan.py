@@ -1,0 +1,205 @@
+"""What is to happen in a world: its machines, its builds and its faults, as a seed has them.
+
+A plan is all there is to a world: played again, it goes the same way. So a failing one can be made
+smaller, fault by fault, and what is left is its story.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+
+POLICIES = ("earliest", "tier", "random")
+SERVER = "server"
+
+
+@dataclass(frozen=True, slots=True)
+class HostPlan:
+    """A compile host. One that does not report is listed in hosts-info, as available."""
+
+    name: str
+    address: str
+    slots: int
+    power: float
+    reports: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BuilderPlan:
+    """A builder, and how many files its make has."""
+
+    name: str
+    address: str
+    user: str
+    cpus: int
+    jobs: int
+    files: int
+    directory: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something goes wrong at a time, with somebody, and is put right after a while.
+
+    `other` is the far end of a path that is cut, `amount` whatever the kind needs.
+    """
+
+    at: float
+    kind: str
+    whom: str
+    for_s: float
+    other: str = ""
+    amount: float = 0.0
+
+    @property
+    def over(self) -> float:
+        """When it is put right."""
+        return self.at + self.for_s
+
+    def words(self) -> str:
+        """Say what happens, for a story."""
+        what = WORDS[self.kind].format(whom=self.whom, other=self.other, amount=self.amount)
+        return f"{self.at:9.3f} s  {what}" + (f", for {self.for_s:.3f} s" if self.for_s else "")
+
+
+WORDS = {
+    "kill-server": "host-server is killed, and started again later",
+    "stop-server": "host-server is stopped (SIGSTOP)",
+    "kill-distccd": "distccd of {whom} is killed",
+    "stop-distccd": "distccd of {whom} is stopped: it is mute",
+    "kill-loadavg": "loadavg of {whom} is killed",
+    "power-off": "{whom} loses its power",
+    "cut": "the path between {whom} and {other} is cut",
+    "kill-gethost": "one gethost of {whom} is killed",
+    "break": "{amount:.0%} of the connections of {whom} are reset",
+    "stall": "{amount:.0%} of the connections of {whom} stall",
+    "slow": "the network is slow: up to {amount:.2f} s",
+    "owner": "{whom}'s owner uses {amount:.1f} CPUs",
+    "fails": "{whom} fails every compile with {amount:.0f}",
+    "drain": "{whom} is drained by hand, and added again later",
+    "remove": "{whom} is removed by hand, and added again later",
+    "stranger": "a stranger says something else to the server",
+}
+# How likely each kind is.
+WEIGHTS = {
+    "kill-server": 2, "stop-server": 1, "kill-distccd": 2, "stop-distccd": 2, "kill-loadavg": 1,
+    "power-off": 3, "cut": 4, "kill-gethost": 2, "break": 2, "stall": 2, "slow": 1, "owner": 2,
+    "fails": 2, "drain": 1, "remove": 1, "stranger": 1,
+}  # fmt: skip
+STALL_AT_MOST_S = 5.0
+FAULTS_AT_MOST = 14
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A world."""
+
+    seed: int
+    policy: str
+    hosts: tuple[HostPlan, ...]
+    builders: tuple[BuilderPlan, ...]
+    faults: tuple[Fault, ...]
+
+    @property
+    def calm_from(self) -> float:
+        """When the last fault is put right."""
+        return max((fault.over for fault in self.faults), default=0.0)
+
+    def words(self) -> str:
+        """Say who is there."""
+        hosts = ", ".join(
+            f"{host.name} ({host.slots} slots, power {host.power:g}"
+            f"{'' if host.reports else ', listed, no reports'})"
+            for host in self.hosts
+        )
+        builders = ", ".join(
+            f"{each.name} (make -j{each.jobs} of {each.files} files, {each.cpus} CPUs)"
+            for each in self.builders
+        )
+        return f"policy {self.policy}; hosts: {hosts}; builders: {builders}"
+
+
+def plan_of(seed: int, policy: str | None = None) -> Plan:
+    """Return the plan of a seed."""
+    chance = random.Random(seed)
+    hosts = tuple(
+        HostPlan(
+            name=name,
+            address=f"10.0.1.{number + 1}",
+            slots=chance.choice((1, 2, 2, 4, 8)),
+            power=chance.choice((1.0, 1.0, 2.0, 4.0, 7.5)),
+            reports=chance.random() < 0.85,
+        )
+        for number, name in enumerate(
+            ("alder", "birch", "cedar", "dogwood", "elm", "fir")[: chance.randint(1, 6)]
+        )
+    )
+    builders = tuple(
+        BuilderPlan(
+            name=name,
+            address=f"10.0.2.{number + 1}",
+            user=chance.choice(("ada", "bob", "carol")),
+            cpus=chance.choice((2, 4, 8)),
+            jobs=chance.choice((2, 4, 8, 16, 32)),
+            files=chance.randint(20, 220),
+            directory=f"/home/project{number}",
+        )
+        for number, name in enumerate(
+            ("desk1", "desk2", "desk3", "desk4")[: chance.choice((1, 1, 2, 2, 3, 4))]
+        )
+    )
+    span_s = chance.choice((5.0, 20.0, 60.0))
+    count = chance.randint(0, FAULTS_AT_MOST)
+    faults = tuple(
+        sorted(
+            (_fault(chance, span_s, hosts, builders) for _ in range(count)),
+            key=lambda fault: fault.at,
+        )
+    )
+    return Plan(seed, policy or chance.choice(POLICIES), hosts, builders, faults)
+
+
+def _fault(
+    chance: random.Random,
+    span_s: float,
+    hosts: tuple[HostPlan, ...],
+    builders: tuple[BuilderPlan, ...],
+) -> Fault:
+    kind = chance.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+    host, builder = chance.choice(hosts), chance.choice(builders)
+    fault = Fault(
+        at=round(chance.uniform(0.0, span_s), 3),
+        kind=kind,
+        whom=host.name,
+        for_s=round(chance.choice((0.3, 3.0, 12.0, 40.0)) * chance.uniform(0.3, 1.0), 3),
+        amount=round(chance.uniform(0.1, 1.0), 3),
+    )
+    match kind:
+        case "kill-server" | "stop-server":
+            # Longer, and a user would have noticed; what takes longer is a server that is gone.
+            return replace(fault, whom=SERVER, for_s=round(chance.uniform(0.05, 20.0), 3))
+        case "power-off":
+            return replace(fault, whom=chance.choice((host.name, host.name, builder.name)))
+        case "cut":
+            ends = chance.sample([SERVER, host.name, builder.name], 2)
+            return replace(fault, whom=ends[0], other=ends[1])
+        case "kill-gethost":
+            return replace(fault, whom=builder.name, for_s=0.0)
+        case "break" | "stall":
+            whom = chance.choice((SERVER, host.name, builder.name))
+            for_s = min(fault.for_s, STALL_AT_MOST_S) if kind == "stall" else 0.0
+            return replace(fault, whom=whom, for_s=for_s)
+        case "slow":
+            return replace(fault, whom="")
+        case "owner":
+            return replace(fault, amount=round(host.slots * chance.uniform(0.2, 1.2), 1))
+        case "fails":
+            return replace(fault, amount=chance.choice((116, 116, 110)))
+        case "stranger":
+            return replace(fault, whom="", for_s=0.0)
+    return fault
+
+
+def final_build(plan: BuilderPlan, slots: int) -> BuilderPlan:
+    """Return the build by which a farm shows that it is whole again."""
+    return replace(plan, files=2 * slots)

@@ -1,0 +1,153 @@
+"""What must be true after every step, whatever has gone wrong.
+
+  - The books are right (`Farm.check`): a slot is free or has one lease, and so on.
+  - Each waiting request and each lease has its connection, and the other way round; and what a
+    connection was for does not outlive its owner by more than `OWNERLESS_WITHIN_S`.
+  - A lease does not outlive its host, where that reported, by more than `LOST_WITHIN_S`.
+  - No request waits while a slot that it may have is free. `tier` and `random` never let it;
+    `earliest` may wait for a better slot, but not when nothing runs, and not for ever.
+
+What must be true at the end, or for a time, is asked by `world`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from compilefarm.connections import RequestConnection
+from compilefarm.farm import LOST_AFTER_S, SILENT_AFTER_S
+from compilefarm.model import Host, Request, State
+
+from .host_server import WatchedServer
+from .network import NOTICED_WITHIN_S, SENT_AGAIN_WITHIN_S, Endpoint
+from .plan import STALL_AT_MOST_S
+
+if TYPE_CHECKING:
+    from .world import World
+
+# Keep-alive, what is sent again, what was held up, and a slow network's delay there.
+OWNERLESS_WITHIN_S = NOTICED_WITHIN_S + SENT_AGAIN_WITHIN_S + STALL_AT_MOST_S + 3.0
+# A host without power: its silence, the time that it has to come back, and what was held up before.
+LOST_WITHIN_S = SILENT_AFTER_S + LOST_AFTER_S + STALL_AT_MOST_S + 3.0
+# `earliest` gathers the first requests of a build for some milliseconds.
+GATHERS_S = 0.05
+# Files take up to 20 s at power 1, and a host that was stopped makes one seem longer.
+PASSED_OVER_WITHIN_S = 240.0
+
+
+class Broken(AssertionError):
+    """An invariant does not hold; the text says which."""
+
+
+class Watch:
+    """Looks at a server whenever its farm has changed."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._owners_gone: deque[tuple[float, Endpoint]] = deque()
+        self._free_since: dict[int, float] = {}
+        self._busy_at = 0.0
+        self._server: WatchedServer | None = None
+
+    def owner_gone(self, endpoint: Endpoint) -> None:
+        """Remember that nobody holds this connection any more."""
+        self._owners_gone.append((self._world.clock.now + OWNERLESS_WITHIN_S, endpoint))
+
+    def look(self) -> None:
+        """Check everything that a change of the farm can have broken; raises `Broken`."""
+        server = self._world.program.server
+        assert server is not None
+        if server is not self._server:
+            self._server = server
+            self._free_since.clear()
+        try:
+            server.farm.check()
+        except AssertionError as error:
+            raise Broken(f"the books are wrong: {error}") from error
+        self._no_request_waits_for_nothing(server)
+        self._no_lease_without_host(server)
+        if self._owners_gone and self._owners_gone[0][0] < self._world.clock.now:
+            self._no_lease_without_owner(server)
+
+    def books_have_connections(self) -> None:
+        """Check that each request and lease has its connection; between two steps."""
+        server = self._world.program.server
+        if server is None:
+            return
+        farm = server.farm
+        if len(server.requests) != len(farm.waiting) + len(farm.leases):
+            known = farm.waiting.keys() | farm.leases.keys()
+            raise Broken(f"connections and books differ: {known ^ server.requests.keys()}")
+
+    def _no_lease_without_owner(self, server: WatchedServer) -> None:
+        now = self._world.clock.now
+        if now < self._world.server_slow_until + OWNERLESS_WITHIN_S:
+            return
+        while self._owners_gone and self._owners_gone[0][0] < now:
+            _, endpoint = self._owners_gone.popleft()
+            protocol = endpoint.peer.protocol
+            if isinstance(protocol, RequestConnection) and protocol in server.requests.values():
+                raise Broken(f"a request or lease outlives its owner by {OWNERLESS_WITHIN_S:g} s")
+
+    def _no_lease_without_host(self, server: WatchedServer) -> None:
+        world = self._world
+        for host in world.without_power:
+            since = max(host.off_since, world.program.started_at, world.server_slow_until)
+            known = server.farm.hosts.get(host.plan.address)
+            lost = host.plan.reports and world.clock.now - since > LOST_WITHIN_S
+            # One that was added by hand is taken to be there until it fails.
+            if lost and known is not None and known.leases and known.load_at is not None:
+                raise Broken(f"a lease outlives its host by {LOST_WITHIN_S:g} s: {host.plan.name}")
+
+    def _no_request_waits_for_nothing(self, server: WatchedServer) -> None:
+        farm, now = server.farm, self._world.clock.now
+        if not farm.waiting:
+            self._free_since.clear()
+            return
+        usable = [
+            host
+            for host in farm.hosts.values()
+            if host.free and host.state is State.UP and _takes_more(farm.policy.name, host)
+        ]
+        if not usable:
+            self._free_since.clear()
+            return
+        patient = farm.policy.name == "earliest"
+        if farm.leases:
+            self._busy_at = now
+        verdicts: dict[object, Host | None] = {}
+        for number, request in farm.waiting.items():
+            free = _first_for(request, usable, verdicts)
+            if free is None:
+                self._free_since.pop(number, None)
+                continue
+            since = self._free_since.setdefault(number, now)
+            if patient and now - max(since, self._busy_at) <= GATHERS_S:
+                continue
+            if patient and farm.leases and now - since <= PASSED_OVER_WITHIN_S:
+                continue
+            raise Broken(
+                f"a request waits while a slot that it may have is free: {request.source}"
+                f" of {request.builder} for {now - since:.3f} s, on {free.name}"
+            )
+
+
+def _takes_more(policy: str, host: Host) -> bool:
+    """Whether the policy would give the host one more lease."""
+    if host.tier is None:
+        return False
+    if policy != "earliest" or host.load is None:
+        return True
+    # It uses fewer slots of a host whose owner is busy, and leaves the rest free on purpose.
+    cpus = host.load.cpus or host.slots
+    return len(host.leases) < int(max(0.0, cpus - host.load.foreign_cpus))
+
+
+def _first_for(
+    request: Request, usable: list[Host], verdicts: dict[object, Host | None]
+) -> Host | None:
+    key = request.restriction
+    if key not in verdicts:
+        verdicts[key] = next((host for host in usable if request.may_use(host)), None)
+    return verdicts[key]
