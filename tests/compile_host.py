@@ -71,7 +71,7 @@ def program_command(name: str, *arguments: object, python: str = sys.executable)
 
 def program_environment(**more: str) -> dict[str, str]:
     """Return an environment in which the programs are found and no farm is."""
-    environment = {key: value for key, value in os.environ.items() if key != "HOST_SERVER"}
+    environment = {key: value for key, value in os.environ.items() if "HOST_SERVER" not in key}
     return environment | {"PYTHONPATH": str(SOURCES)} | more
 
 

@@ -7,7 +7,16 @@ from ipaddress import ip_network
 import pytest
 
 from compilefarm import access
-from compilefarm.access import AllowedNetworks, is_loopback, is_own_machine, parse_address
+from compilefarm.access import (
+    PORTS,
+    AllowedNetworks,
+    Complaints,
+    Counts,
+    is_loopback,
+    is_own_machine,
+    networks_by_port,
+    parse_address,
+)
 
 
 @pytest.mark.parametrize(
@@ -79,3 +88,54 @@ def test_loopback_is_this_machine_to_whoever_uses_it() -> None:
     assert is_loopback("127.0.0.2")
     assert is_loopback("::1")
     assert not is_loopback("10.0.0.1")
+
+
+def test_each_port_has_its_networks_or_those_of_all() -> None:
+    office, admins = ip_network("10.0.0.0/8"), ip_network("10.9.0.0/16")
+    assert all(each.allows("127.0.0.1") for each in networks_by_port(()).values())
+    by_port = networks_by_port([("", office), ("status", admins)])
+    assert list(by_port) == list(PORTS)
+    assert {port for port, each in by_port.items() if each.allows("10.1.1.1")} == {
+        "requests",
+        "reports",
+        "monitor",
+    }
+    assert by_port["status"].allows("10.9.1.1")
+    assert not by_port["requests"].allows("127.0.0.1")
+    alone = networks_by_port([("monitor", admins)])
+    assert alone["requests"].allows("127.0.0.1")
+    assert not alone["monitor"].allows("127.0.0.1")
+
+
+def test_an_address_may_have_so_many() -> None:
+    counts = Counts(2)
+    counts.add("10.0.0.1")
+    assert not counts.full("10.0.0.1")
+    counts.add("10.0.0.1")
+    assert counts.full("10.0.0.1")
+    assert not counts.full("10.0.0.2")
+    counts.drop("10.0.0.1")
+    assert not counts.full("10.0.0.1")
+    counts.drop("10.0.0.1")
+    assert len(counts) == 0, "an address that has none takes no memory"
+
+
+def test_one_complaint_a_sender_and_minute() -> None:
+    complaints = Complaints()
+    assert complaints.note("10.0.0.1", 0.0)
+    assert not complaints.note("10.0.0.1", 59.0)
+    assert complaints.note("10.0.0.2", 59.0)
+    assert complaints.note("10.0.0.1", 60.0)
+    assert not complaints.note("10.0.0.2", 118.0)
+    assert complaints.left_out(118.0) == 0
+
+
+def test_a_flood_of_senders_is_a_number() -> None:
+    complaints = Complaints()
+    told = sum(complaints.note(f"2001:db8::{number:x}", 1.0) for number in range(5000))
+    assert told == Complaints.AT_ONCE
+    assert complaints.left_out(1.0) == 5000 - told
+    assert not complaints.note("10.0.0.1", 2.0)
+    assert complaints.left_out(2.0) == 0, "not again within the minute"
+    assert complaints.left_out(61.0) == 1
+    assert complaints.note("10.0.0.1", 62.0), "and then there is room again"

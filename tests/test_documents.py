@@ -30,7 +30,10 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PATIENCE_S = 120.0
 
 # Commands that end by themselves and touch this machine only.
-RUN = {"ccache", "cmake", "export", "gethost", "make", "mon-host-server", "ninja", "python3"}
+RUN = {
+    *("base64", "ccache", "cmake", "export", "gethost", "head", "make", "mon-host-server"),
+    *("ninja", "python3", "umask"),
+}
 # Those of RUN that do not end with this option.
 UNENDING = {"--watch"}
 # Programs of ours that go on, or would speak for this machine: their --help must know the options.

@@ -8,7 +8,7 @@ import http.server
 import io
 import json
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
 from typing import Any
@@ -71,6 +71,7 @@ def over_http(
     farm_snapshot: Callable[[], dict[str, Any]],
     talk: Callable[[ClientSession, str], Awaitable[None]],
     allowed: Callable[[str], bool] = lambda _: True,
+    names: Sequence[str] = (),
 ) -> None:
     """Run `talk` with the address of a monitor port."""
 
@@ -78,7 +79,7 @@ def over_http(
         return farm_snapshot()
 
     async def run() -> None:
-        runner = web.AppRunner(application(snapshot, allowed))
+        runner = web.AppRunner(application(snapshot, allowed, names))
         await runner.setup()
         try:
             site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -217,6 +218,53 @@ def test_what_is_not_there_gets_one_line(method: str, path: str, status: int) ->
             assert (await answer.text()).count("\n") == 1
 
     over_http(dict, talk)
+
+
+@pytest.mark.parametrize("path", ["/", "/api/farm", "/metrics", "/nothing"])
+def test_every_answer_protects_who_reads_it(path: str) -> None:
+    snapshot = with_server(busy_farm().snapshot())
+
+    async def talk(session: ClientSession, url: str) -> None:
+        async with session.get(url + path) as answer:
+            headers = answer.headers
+        assert headers["Cache-Control"] == "no-store"
+        assert headers["X-Frame-Options"] == "DENY"
+        assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+        assert "default-src 'none'" in headers["Content-Security-Policy"]
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Referrer-Policy"] == "no-referrer"
+        assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+        assert "Access-Control-Allow-Origin" not in headers
+        assert "aiohttp" not in headers["Server"]
+
+    over_http(lambda: snapshot, talk)
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:9717", 200),
+        ("[::1]:9717", 200),
+        ("localhost", 200),
+        ("farmserver:9717", 200),
+        ("Farm.Example.COM:9717", 200),
+        ("farm.example.com.", 200),
+        ("", 200),
+        ("evil.example.com:9717", 403),
+        ("farm.example.com.evil.example", 403),
+        ("127.0.0.1.evil.example", 403),
+    ],
+)
+def test_only_the_servers_own_names_are_answered(host: str, status: int) -> None:
+    """A page whose name was made to mean this machine is a page of somebody else's."""
+
+    async def talk(session: ClientSession, url: str) -> None:
+        async with session.get(f"{url}/", headers={"Host": host}) as answer:
+            assert answer.status == status
+            if status == 403:
+                assert "see host-server --name" in await answer.text()
+
+    over_http(dict, talk, names=["farm.example.com"])
 
 
 # -- mon-host-server

@@ -3,13 +3,14 @@
 A block that opens with ```session PORT is a conversation on that port. `C:` is what the client
 sends, `S:` what the server answers, `*` stands for any value, and `(close)` for the server's close.
 Each is played against a server of its own, which has one host: desk1, on host-server's own machine,
-with 2 slots.
+with 2 slots. After `session PORT key` the farm has a key, and `*` for the client's proof stands for
+the right one, worked out here as the page says.
 """
 
 from __future__ import annotations
 
+import hmac
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,9 @@ from compilefarm.wire import LINE_LIMIT_BYTES, WORD_LIMIT, format_line, parse_li
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = (ROOT / "docs" / "protocol.md").read_text()
+PROOF_PORTS = {"load": "reports", "status": "status"}
 PORTS = {"request": REQUESTS, "load": LOADS, "status": STATUS}
-SESSIONS = re.findall(r"^```session (\w+)\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
+SESSIONS = re.findall(r"^```session (\w+)( key)?\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
 SOURCES = "".join(
     path.read_text()
     for directory in ("compilefarm", "gethost")
@@ -34,12 +36,24 @@ VERBS = {code.split()[0] for code in CODE if not code.startswith("own")}
 KEYS = set(re.findall(r"\b([a-z][a-z0-9_]*)=[A-Z]", DOCUMENT))
 
 
+KEY = "the-key-of-this-farm"
+
+
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[HostServer]:
+def options(tmp_path: Path) -> list[object]:
     hosts_info = tmp_path / "hosts-info"
     hosts_info.write_text("desk1 2 1 address=127.0.0.1 static\n")
-    with HostServer(tmp_path, "--hosts-info", hosts_info) as server:
-        yield server
+    return ["--hosts-info", hosts_info]
+
+
+def with_proof(line: str, port: str, server_nonce: str) -> str:
+    """Put the client's proof into a line, if it has a place for one."""
+    if "proof=*" not in line:
+        return line
+    nonce = parse_line(line.encode()).text("nonce")
+    text = f"compilefarm client {PROOF_PORTS.get(port)} {server_nonce} {nonce}"
+    proof = hmac.new(KEY.encode(), text.encode(), "sha256").hexdigest()
+    return line.replace("proof=*", f"proof={proof}")
 
 
 def matches(line: str, pattern: str) -> bool:
@@ -51,19 +65,29 @@ def matches(line: str, pattern: str) -> bool:
 
 
 def test_the_document_has_conversations_on_every_port() -> None:
-    assert {port for port, _ in SESSIONS} == set(PORTS)
+    assert {port for port, _, _ in SESSIONS} == set(PORTS)
     assert len(SESSIONS) == DOCUMENT.count("```session")
 
 
 @pytest.mark.parametrize(
-    ("port", "lines"), SESSIONS, ids=[f"{n}-{port}" for n, (port, _) in enumerate(SESSIONS)]
+    ("port", "key", "lines"),
+    SESSIONS,
+    ids=[f"{n}-{port}" for n, (port, _, _) in enumerate(SESSIONS)],
 )
-def test_a_conversation_goes_as_documented(server: HostServer, port: str, lines: str) -> None:
-    with server.connect(PORTS[port]) as client:
+def test_a_conversation_goes_as_documented(
+    tmp_path: Path, options: list[object], port: str, key: str, lines: str
+) -> None:
+    nonce = ""
+    if key:
+        path = tmp_path / "key"
+        path.touch(mode=0o600)
+        path.write_text(KEY + "\n")
+        options += ["--key-file", path]
+    with HostServer(tmp_path, *options) as server, server.connect(PORTS[port]) as client:
         for line in lines.splitlines():
             speaker, _, text = line.partition(": ")
             if speaker == "C":
-                client.say(text)
+                client.say(with_proof(text, port, nonce))
             elif text == "(close)":
                 assert client.line() == ""
             else:
@@ -72,6 +96,7 @@ def test_a_conversation_goes_as_documented(server: HostServer, port: str, lines:
                 while said.startswith("wait "):  # it may come before any answer to a request
                     said = client.line()
                 assert matches(said, text), f"{said!r} is not {text!r}"
+                nonce = parse_line(said.encode()).text("nonce") or nonce
 
 
 @pytest.mark.parametrize("word", sorted(VERBS | KEYS))

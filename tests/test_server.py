@@ -30,7 +30,7 @@ from farm_processes import LOADS, MONITOR, REQUESTS, STATUS, Client, HostServer
 
 from compilefarm import connections
 from compilefarm import server as server_module
-from compilefarm.access import AllowedNetworks
+from compilefarm.access import networks_by_port
 from compilefarm.connections import LoadConnection, RequestConnection, StatusConnection
 from compilefarm.placement.tier import TierPolicy
 from compilefarm.wire import LINE_LIMIT_BYTES
@@ -190,7 +190,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     loop = asyncio.new_event_loop()
 
     async def serve() -> None:
-        server = server_module.HostServer(TierPolicy(), AllowedNetworks())
+        server = server_module.HostServer(TierPolicy(), networks_by_port(()))
         async with contextlib.AsyncExitStack() as stack:
             for protocol in (RequestConnection, LoadConnection, StatusConnection):
                 listening = await loop.create_server(partial(protocol, server), "127.0.0.1", 0)

@@ -1,8 +1,8 @@
-"""Who may speak: the networks a port is open to, and the hosts a sender may speak for.
+"""Who may speak: the networks that a port is open to, how much an address may have, and of whom.
 
 An object file from a rogue host is code in somebody's program, so nobody may bring in a host but
-the host itself and host-server's own machine. This module compares addresses; it opens and
-resolves nothing.
+the host itself, host-server's own machine, and who proves the farm's key (`key.py`). This module
+compares addresses and counts; it opens and resolves nothing.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ PRIVATE_NETWORKS = tuple(
         "fe80::/10",
     )
 )
+
+# The four ports, in the order of their numbers, by the names that --allow takes.
+PORTS = ("requests", "reports", "status", "monitor")
 
 # Verdicts are remembered for so many addresses, then forgotten all at once: a scan must not fill
 # memory.
@@ -80,3 +83,82 @@ class AllowedNetworks:
                 self._verdicts.clear()
             self._verdicts[sender] = verdict
         return verdict
+
+
+def networks_by_port(
+    given: Iterable[tuple[str, Network]],
+) -> dict[str, AllowedNetworks]:
+    """Return what each port is open to, from pairs of a port's name and a network.
+
+    An empty name means all ports that have no network of their own, by default the private ones.
+    """
+    named: dict[str, list[Network]] = {}
+    for port, network in given:
+        named.setdefault(port, []).append(network)
+    for_all = named.get("") or PRIVATE_NETWORKS
+    return {port: AllowedNetworks(named.get(port, for_all)) for port in PORTS}
+
+
+class Counts:
+    """How much each address has of something, held against a limit that goes for each."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._counts: dict[str, int] = {}
+
+    def full(self, address: str) -> bool:
+        """Whether an address has as much as it may."""
+        return self._counts.get(address, 0) >= self.limit
+
+    def add(self, address: str) -> None:
+        """Count one more for an address."""
+        self._counts[address] = self._counts.get(address, 0) + 1
+
+    def drop(self, address: str) -> None:
+        """Count one less for an address that has at least one; one with none is forgotten."""
+        left = self._counts[address] - 1
+        if left:
+            self._counts[address] = left
+        else:
+            del self._counts[address]
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+
+class Complaints:
+    """Which refusals are worth a line in the log: one a sender and minute, and so many in all.
+
+    Of a flood of senders only the first have lines of their own; of the others there is a number.
+    """
+
+    AGAIN_S = 60.0
+    AT_ONCE = 100
+
+    def __init__(self) -> None:
+        self._told_at: dict[str, float] = {}  # the oldest first
+        self._left_out = 0
+        self._number_told_at = float("-inf")
+
+    def note(self, sender: str, now: float) -> bool:
+        """Whether to log that a sender was refused, at that time in seconds."""
+        while self._told_at:
+            oldest, at = next(iter(self._told_at.items()))
+            if now - at < self.AGAIN_S:
+                break
+            del self._told_at[oldest]
+        if sender in self._told_at:
+            return False
+        if len(self._told_at) >= self.AT_ONCE:
+            self._left_out += 1
+            return False
+        self._told_at[sender] = now
+        return True
+
+    def left_out(self, now: float) -> int:
+        """Return how many refusals of further senders had no line; more than 0 once a minute."""
+        if not self._left_out or now - self._number_told_at < self.AGAIN_S:
+            return 0
+        left_out, self._left_out = self._left_out, 0
+        self._number_told_at = now
+        return left_out

@@ -1,4 +1,4 @@
-"""The three line ports, one class of connection each: bytes to farm events, and answers to bytes.
+"""The ports, one class of connection each: bytes to farm events, and answers to bytes.
 
 A connection turns lines into calls of its `Server` (below, what it needs of host-server) and
 nothing more: it decides nothing about hosts or slots. What can be abused is bounded here: the
@@ -9,11 +9,12 @@ client does not read.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections import deque
 from collections.abc import Coroutine
 from typing import Any, Protocol, cast
 
-from compilefarm.access import AllowedNetworks
+from compilefarm.access import AllowedNetworks, Counts
 from compilefarm.events import (
     DrainEnded,
     Event,
@@ -30,6 +31,7 @@ from compilefarm.events import (
 )
 from compilefarm.farm import Farm
 from compilefarm.hosts_info import POWER_INDEX_LIMIT, SLOTS_LIMIT, split_host
+from compilefarm.key import NONCE, key_proven, proof
 from compilefarm.model import (
     DISTCC_PORT,
     Declaration,
@@ -65,7 +67,10 @@ class Server(Protocol):
     farm: Farm
     # This life of the server: a lease's id names the life in which it was given.
     life: str
-    allowed: AllowedNetworks
+    allowed: dict[str, AllowedNetworks]  # by the port's name
+    connections_of: Counts  # by address, on all ports together
+    waiting_of: Counts  # requests that were told to wait
+    keys: tuple[bytes, ...]  # who proves one of them speaks for hosts; none: the farm has no key
     requests: dict[int, RequestConnection]
     reporters: dict[str, LoadConnection]
     # Connections that owe the end of a line, with the time by which it must come; in that order.
@@ -78,7 +83,9 @@ class Server(Protocol):
 
     def new_request_id(self) -> int: ...
 
-    async def address_of(self, host: str, port: int, sender: str, sent_to: str) -> str:
+    async def address_of(
+        self, host: str, port: int, sender: str, sent_to: str, proven: bool
+    ) -> str:
         """Return the host's address if the sender may speak for it, else raise `WireError`."""
 
     def drain_end(self, name: str) -> asyncio.Future[DrainEnded]:
@@ -94,6 +101,9 @@ class LineConnection(asyncio.Protocol):
     `take` may return a coroutine where an answer needs time; the lines behind it wait until it is
     done.
     """
+
+    port: str
+    """The port's name, as `--allow` takes it."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -139,17 +149,24 @@ class LineConnection(asyncio.Protocol):
         self.send_last("error", reason=reason)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin; a sender from a foreign network is told so and closed."""
+        """Begin; who may not, or has too many already, is told so and closed."""
         self._transport = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
         if not peer:  # gone before we looked
             self._transport.abort()
             return
-        self.sender = peer[0]
-        if not self._server.allowed.allows(self.sender):
-            self._server.refused(self.sender, "its network is not allowed (--allow)")
-            self.give_up(f"{self.sender} is not in the networks that this farm is open to")
+        server, sender = self._server, peer[0]
+        if not server.allowed[self.port].allows(sender):
+            server.refused(sender, f"its network is not allowed on the port {self.port} (--allow)")
+            self.give_up(f"{sender} is not in the networks that this farm is open to")
             return
+        if server.connections_of.full(sender):
+            why = f"{sender} has {server.connections_of.limit} connections already"
+            server.refused(sender, f"{why} (--connections-per-address)")
+            self.give_up(why)
+            return
+        self.sender = sender
+        server.connections_of.add(sender)
         self._owes_a_line()
 
     def data_received(self, data: bytes) -> None:
@@ -189,6 +206,7 @@ class LineConnection(asyncio.Protocol):
         if self._task is not None:
             self._task.cancel()
         if self.sender:
+            self._server.connections_of.drop(self.sender)
             self.ended()
 
     def _owes_a_line(self) -> None:
@@ -225,9 +243,12 @@ class LineConnection(asyncio.Protocol):
 class RequestConnection(LineConnection):
     """A client on the base port: one request, one lease, held until the connection closes."""
 
+    port = "requests"
+
     def __init__(self, server: Server) -> None:
         super().__init__(server)
         self._id = 0
+        self._waits = False
 
     def take(self, message: Message) -> None:
         """See `LineConnection`."""
@@ -246,8 +267,21 @@ class RequestConnection(LineConnection):
         else:
             raise WireError(f"{message.verb} makes no sense here; see docs/protocol.md")
 
+    def wait(self, ahead: int) -> None:
+        """Tell the client that it waits, behind so many others."""
+        if not self._waits:
+            self._waits = True
+            self._server.waiting_of.add(self.sender)
+        self.send("wait", ahead=ahead)
+
+    def _waits_no_more(self) -> None:
+        if self._waits:
+            self._waits = False
+            self._server.waiting_of.drop(self.sender)
+
     def grant(self, lease: Lease, address: str) -> None:
         """Tell the client which slot it has."""
+        self._waits_no_more()
         host = lease.host
         # The one line of every compile: `format_line` takes four times as long for it.
         self._write(
@@ -257,9 +291,15 @@ class RequestConnection(LineConnection):
 
     def ended(self) -> None:
         """See `LineConnection`."""
+        self._waits_no_more()
         self._end(SAID_NOTHING)
 
     def _ask(self, message: Message) -> None:
+        if self._server.waiting_of.full(self.sender):
+            why = f"{self._server.waiting_of.limit} requests of {self.sender} wait already"
+            self._server.refused(self.sender, f"{why} (--waiting-per-address)")
+            self.send_last("refused", reason=why)
+            return
         request = self._request(message)
         self._server.happen(RequestArrived(request))
 
@@ -309,16 +349,63 @@ class RequestConnection(LineConnection):
             self._server.happen(RequestEnded(self._id, outcome))
 
 
-class LoadConnection(LineConnection):
+class HostConnection(LineConnection):
+    """A connection that speaks for hosts: where the farm has a key, only who proves it may.
+
+    See `key.py` for the proof. There is one try: after a wrong one the connection is closed.
+    """
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(server)
+        self._nonce = ""
+        self._proven = False
+
+    def act(self, message: Message) -> Coroutine[Any, Any, None] | None:
+        """Act on one message of a sender who may speak; see `LineConnection.take`."""
+        raise NotImplementedError
+
+    def take(self, message: Message) -> Coroutine[Any, Any, None] | None:
+        """See `LineConnection`."""
+        if message.verb == "challenge" and not self._nonce:
+            if not self._server.keys:
+                raise WireError("this farm has no key: start host-server with --key-file")
+            self._nonce = secrets.token_hex(16)
+            self.send("challenge", nonce=self._nonce)
+            return None
+        if message.verb == "prove" and self._nonce and not self._proven:
+            self._prove(message)
+            return None
+        if self._server.keys and not self._proven and message.verb != "networks":
+            raise WireError("this farm has a key, and its proof comes first: use --key-file")
+        return self.act(message)
+
+    def _prove(self, message: Message) -> None:
+        nonce, given = message.required("nonce"), message.required("proof")
+        if not NONCE.match(nonce):
+            raise WireError("nonce= is not 16 to 128 letters and digits")
+        key = key_proven(self._server.keys, given, self.port, self._nonce, nonce)
+        if key is None:
+            raise WireError("the proof is wrong: the key is not this farm's")
+        self._proven = True
+        self.send("ok", proof=proof(key, "server", self.port, self._nonce, nonce))
+
+    async def address_of(self, host: str, port: int) -> str:
+        """Return the host's address if the client may speak for it, else raise `WireError`."""
+        return await self._server.address_of(host, port, self.sender, self.sent_to(), self._proven)
+
+
+class LoadConnection(HostConnection):
     """A load reporter; it is the connection's end that tells of a host's."""
+
+    port = "reports"
 
     def __init__(self, server: Server) -> None:
         super().__init__(server)
         self._names: set[str] = set()
         self._addresses: dict[tuple[str, int], str] = {}
 
-    def take(self, message: Message) -> Coroutine[Any, Any, None] | None:
-        """See `LineConnection`."""
+    def act(self, message: Message) -> Coroutine[Any, Any, None] | None:
+        """See `HostConnection`."""
         if message.verb == "add":
             return _add(self, self._server, message)
         if message.verb != "load":
@@ -341,7 +428,7 @@ class LoadConnection(LineConnection):
     async def _begin(self, host: str, port: int, load: Load, returning: bool) -> None:
         if len(self._addresses) >= SLOTS_LIMIT:
             raise WireError("too many hosts on one connection")
-        address = await self._server.address_of(host, port, self.sender, self.sent_to())
+        address = await self.address_of(host, port)
         self._addresses[host, port] = address
         self._report(host, port, address, load, returning)
         self.send("ok")
@@ -356,15 +443,17 @@ class LoadConnection(LineConnection):
             self._names.add(known.name)
 
 
-class StatusConnection(LineConnection):
+class StatusConnection(HostConnection):
     """A client with something to say about a host's availability; a watcher's lasts."""
+
+    port = "status"
 
     def __init__(self, server: Server) -> None:
         super().__init__(server)
         self._watched: dict[tuple[str, int], tuple[str, str]] = {}  # name and address
 
-    def take(self, message: Message) -> Coroutine[Any, Any, None] | None:
-        """See `LineConnection`."""
+    def act(self, message: Message) -> Coroutine[Any, Any, None] | None:
+        """See `HostConnection`."""
         match message.verb:
             case "add":
                 return _add(self, self._server, message)
@@ -375,13 +464,13 @@ class StatusConnection(LineConnection):
             case "owner":
                 return self._owner(message)
             case "networks":
-                self.send("ok", networks=self._server.allowed.networks)
+                self.send("ok", networks=self._server.allowed["requests"].networks)
                 return None
         raise WireError(f"{message.verb} makes no sense here; see docs/protocol.md")
 
     async def _remove(self, message: Message) -> None:
         host, port = _host_and_port(message)
-        await self._server.address_of(host, port, self.sender, self.sent_to())
+        await self.address_of(host, port)
         known = self._server.farm.find(host, port)
         was_available = known is not None and known.added
         self._server.happen(HostRemoved(host, port))
@@ -390,7 +479,7 @@ class StatusConnection(LineConnection):
     async def _drain(self, message: Message) -> None:
         host, port = _host_and_port(message)
         grace_s = message.number("grace_s", 60.0, high=DAY_S)
-        await self._server.address_of(host, port, self.sender, self.sent_to())
+        await self.address_of(host, port)
         known = self._server.farm.find(host, port)
         if known is None or not known.added:
             self.send("ok", leases=0)
@@ -412,7 +501,7 @@ class StatusConnection(LineConnection):
         if not address:
             if len(self._watched) >= SLOTS_LIMIT:
                 raise WireError("too many hosts on one connection")
-            address = await self._server.address_of(host, port, self.sender, self.sent_to())
+            address = await self.address_of(host, port)
         self._server.happen(
             OwnerReported(host, port, address, id(self), since_s if present else None, revoke)
         )
@@ -427,7 +516,56 @@ class StatusConnection(LineConnection):
             self._server.happen(WatcherEnded(name, id(self)))
 
 
-async def _add(connection: LineConnection, server: Server, message: Message) -> None:
+class MonitorConnection(asyncio.Protocol):
+    """A connection to the monitor port: counted here, and otherwise a matter of HTTP."""
+
+    def __init__(self, server: Server, http: asyncio.Protocol) -> None:
+        self._server = server
+        self._http = http
+        self._sender = ""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin, unless the sender has too many already."""
+        peer = transport.get_extra_info("peername")
+        if not peer:  # gone before we looked
+            transport.close()
+            return
+        count = self._server.connections_of
+        if count.full(peer[0]):
+            self._server.refused(
+                peer[0], f"it has {count.limit} connections already (--connections-per-address)"
+            )
+            transport.close()
+            return
+        self._sender = peer[0]
+        count.add(self._sender)
+        self._http.connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End, whichever side wanted it."""
+        if self._sender:
+            self._server.connections_of.drop(self._sender)
+            self._http.connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Hand on what came."""
+        if self._sender:
+            self._http.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        """Hand on that nothing more comes."""
+        return self._http.eof_received() if self._sender else None
+
+    def pause_writing(self) -> None:
+        """Hand on that the client reads too slowly."""
+        self._http.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Hand on that the client has read."""
+        self._http.resume_writing()
+
+
+async def _add(connection: HostConnection, server: Server, message: Message) -> None:
     host, port = _host_and_port(message)
     mode = _one_of(message, "mode", tuple(each.value for each in Mode))
     declaration = Declaration(
@@ -440,7 +578,7 @@ async def _add(connection: LineConnection, server: Server, message: Message) -> 
         mode=Mode(mode) if mode else None,
         reserve_cpus=message.optional_number("reserve_cpus", high=SLOTS_LIMIT),
     )
-    address = await server.address_of(host, port, connection.sender, connection.sent_to())
+    address = await connection.address_of(host, port)
     server.happen(HostAdded(declaration, address, _is_returning(message)))
     known = server.farm.find(host, port)
     if known is None or not known.added or known.drain_until is not None:

@@ -34,15 +34,20 @@ from aiohttp import web
 
 from compilefarm import __version__
 from compilefarm.access import (
-    PRIVATE_NETWORKS,
+    PORTS,
     AllowedNetworks,
+    Complaints,
+    Counts,
+    Network,
     is_loopback,
     is_own_machine,
+    networks_by_port,
     parse_address,
 )
 from compilefarm.connections import (
     LineConnection,
     LoadConnection,
+    MonitorConnection,
     RequestConnection,
     StatusConnection,
 )
@@ -65,9 +70,10 @@ from compilefarm.events import (
 )
 from compilefarm.farm import Farm
 from compilefarm.hosts_info import HostsInfoError, parse_hosts_info
+from compilefarm.key import KeyFileError, read_keys
 from compilefarm.learning import Learning
 from compilefarm.model import Declaration
-from compilefarm.monitor.web import application
+from compilefarm.monitor.web import IDLE_S, application
 from compilefarm.placement import Policy
 from compilefarm.placement.policies import POLICIES, make_policy
 from compilefarm.record import Recorder
@@ -77,19 +83,21 @@ from compilefarm.wire import WireError
 from compilefarm.write_behind import WriteBehind
 
 BASE_PORT = 9714
-PORTS = 4
 # A waiting client hears from us this often, and takes three missed signs for our end.
 SIGN_OF_LIFE_S = 5.0
 SWEEP_S = 1.0
 PROBE_WITHIN_S = 3.0
 RESOLVE_WITHIN_S = 3.0
-LOG_AGAIN_S = 60.0
 BACKLOG = 4096
 # libuv accepts one connection of a listening socket in a turn of its loop, and under load a turn
 # costs half as much again as the lease: so the loop watches the socket of the host requests several
 # times over. Not many times: of a lone client's connection, all but one of them hear in vain.
 ACCEPTS_PER_TURN = 8
 ATTEMPTS = 200
+# What one address may have: more than some make -j500 behind one router, and too little to keep all
+# others out.
+CONNECTIONS_PER_ADDRESS = 16_384
+WAITING_PER_ADDRESS = 4096
 
 log = logging.getLogger("host-server")
 
@@ -97,9 +105,18 @@ log = logging.getLogger("host-server")
 class HostServer:
     """One farm, its connections, and the loop's clock."""
 
-    def __init__(self, policy: Policy, allowed: AllowedNetworks) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        allowed: dict[str, AllowedNetworks],
+        connections_per_address: int = CONNECTIONS_PER_ADDRESS,
+        waiting_per_address: int = WAITING_PER_ADDRESS,
+    ) -> None:
         self.farm = Farm(policy)
         self.allowed = allowed
+        self.connections_of = Counts(connections_per_address)
+        self.waiting_of = Counts(waiting_per_address)
+        self.keys: tuple[bytes, ...] = ()
         self.requests: dict[int, RequestConnection] = {}
         self.reporters: dict[str, LoadConnection] = {}
         self.overdue_at: dict[LineConnection, float] = {}
@@ -113,7 +130,7 @@ class HostServer:
         self._timer_due = math.inf
         self._drains: dict[str, list[asyncio.Future[DrainEnded]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._logged_at: dict[str, float] = {}
+        self._complaints = Complaints()
         self._perform: dict[type, Callable[[Any], None]] = {
             Grant: self._grant,
             Wait: self._wait,
@@ -150,7 +167,9 @@ class HostServer:
             # A handle without a time where the deadline is over already, so it is kept apart.
             self._timer = self._loop.call_at(deadline, self._time_passed)
 
-    async def address_of(self, host: str, port: int, sender: str, sent_to: str) -> str:
+    async def address_of(
+        self, host: str, port: int, sender: str, sent_to: str, proven: bool
+    ) -> str:
         """Return the host's address if the sender may speak for it, else raise `WireError`."""
         known = self.farm.find(host, port)
         listed = known.listed if known is not None else None
@@ -158,10 +177,9 @@ class HostServer:
             addresses = [listed.address]
         else:
             addresses = await self._resolve(host)
-        own_machine = is_own_machine(sender, sent_to)
         if sender in addresses:
             return sender
-        if own_machine:
+        if proven or is_own_machine(sender, sent_to):
             return addresses[0] if addresses else sender
         if not addresses:
             if listed is None:
@@ -180,13 +198,8 @@ class HostServer:
 
     def refused(self, sender: str, what: str) -> None:
         """Log that a sender was refused, once per sender and minute."""
-        now = self._loop.time()
-        if now - self._logged_at.get(sender, -LOG_AGAIN_S) < LOG_AGAIN_S:
-            return
-        if len(self._logged_at) > 10_000:
-            self._logged_at.clear()
-        self._logged_at[sender] = now
-        log.warning("refused %s: %s", sender, what)
+        if self._complaints.note(sender, self._loop.time()):
+            log.warning("refused %s: %s", sender, what)
 
     # -- effects
 
@@ -201,7 +214,7 @@ class HostServer:
 
     def _wait(self, effect: Wait) -> None:
         request = self.farm.waiting[effect.id]
-        self.requests[effect.id].send("wait", ahead=self.farm.policy.ahead(request))
+        self.requests[effect.id].wait(self.farm.policy.ahead(request))
 
     def _refuse(self, effect: Refuse) -> None:
         self.requests.pop(effect.id).send_last("refused", reason=effect.reason)
@@ -262,10 +275,12 @@ class HostServer:
                     break
                 del self.overdue_at[connection]
                 connection.give_up("no whole line came in time")
+            if left_out := self._complaints.left_out(now):
+                log.warning("refused others, too: %d times", left_out)
             if now >= next_sign:
                 next_sign = now + SIGN_OF_LIFE_S
                 for request in list(self.farm.waiting.values()):
-                    self.requests[request.id].send("wait", ahead=self.farm.policy.ahead(request))
+                    self.requests[request.id].wait(self.farm.policy.ahead(request))
 
     # -- hosts-info
 
@@ -301,6 +316,16 @@ class HostServer:
         return list(dict.fromkeys(str(parse_address(str(entry[4][0]))) for entry in found))
 
     # -- what monitors see
+
+    async def own_names(self) -> list[str]:
+        """Return this machine's names as the name service has them."""
+        own = socket.gethostname()
+        try:
+            async with asyncio.timeout(RESOLVE_WITHIN_S):
+                found = await self._loop.getaddrinfo(own, None, flags=socket.AI_CANONNAME)
+        except (OSError, TimeoutError, UnicodeError):
+            return [own]
+        return [own, *(entry[3] for entry in found if entry[3])]
 
     async def snapshot(self) -> Snapshot:
         """Return the farm's snapshot, with the server's own figures; the loop runs meanwhile."""
@@ -366,7 +391,7 @@ def listening_sockets(addresses: list[str], base: int) -> tuple[int, list[list[s
 def _in_a_row(addresses: list[str], first: int) -> list[list[socket.socket]]:
     ports: list[list[socket.socket]] = []
     try:
-        for port in range(first, first + PORTS):
+        for port in range(first, first + len(PORTS)):
             ports.append([])
             for address in addresses:
                 ports[-1].append(_listening_socket(address, port))
@@ -424,11 +449,20 @@ def settle_collector() -> None:
     gc.set_threshold(10_000, 20, 50)
 
 
-def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+def _network(text: str) -> tuple[str, Network]:
+    port, equals, network = text.rpartition("=")
+    if equals and port not in PORTS:
+        raise argparse.ArgumentTypeError(f"{port!r} is none of the ports {', '.join(PORTS)}")
     try:
-        return ipaddress.ip_network(text, strict=False)
+        return port, ipaddress.ip_network(network, strict=False)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no network such as 10.0.0.0/8") from None
+        raise argparse.ArgumentTypeError(f"{network!r} is no network such as 10.0.0.0/8") from None
+
+
+def _at_least_one(text: str) -> int:
+    if text.isdecimal() and 0 < int(text) < 10**9:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
 
 
 def _bind_address(text: str) -> str:
@@ -439,7 +473,7 @@ def _bind_address(text: str) -> str:
 
 
 def _base_port(text: str) -> int:
-    if text.isdecimal() and int(text) <= 65535 - PORTS + 1:
+    if text.isdecimal() and int(text) <= 65535 - len(PORTS) + 1:
         return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is no port at which four in a row can begin")
 
@@ -474,8 +508,30 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--allow",
         type=_network,
         action="append",
-        metavar="CIDR",
-        help="serve this network; repeatable (default: loopback and private networks)",
+        default=[],
+        metavar="[PORT=]CIDR",
+        help="serve this network, on all ports or on one alone: requests, reports, status or "
+        "monitor; repeatable (default: loopback and private networks)",
+    )
+    parser.add_argument(
+        "--key-file",
+        type=Path,
+        metavar="FILE",
+        help="hosts must prove one of the keys in it, one a line; SIGHUP reads it again",
+    )
+    parser.add_argument(
+        "--connections-per-address",
+        type=_at_least_one,
+        default=CONNECTIONS_PER_ADDRESS,
+        metavar="N",
+        help="what one address may have open at once (default %(default)s)",
+    )
+    parser.add_argument(
+        "--waiting-per-address",
+        type=_at_least_one,
+        default=WAITING_PER_ADDRESS,
+        metavar="N",
+        help="requests of one address that may wait at once (default %(default)s)",
     )
     parser.add_argument(
         "--policy",
@@ -492,6 +548,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--record", type=Path, metavar="FILE", help="write a CSV row for each compile, as it ends"
     )
+    parser.add_argument(
+        "--name",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name, with a dot in it, by which browsers may ask the monitor port; repeatable "
+        "(default: this machine's own names)",
+    )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return parser.parse_args(arguments)
 
@@ -506,10 +570,19 @@ async def serve(options: argparse.Namespace) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    networks = tuple(options.allow) if options.allow else PRIVATE_NETWORKS
     learning = Learning()
     policy = make_policy(options.policy, learning, random.Random())
-    server = HostServer(policy, AllowedNetworks(networks))
+    server = HostServer(
+        policy,
+        networks_by_port(options.allow),
+        options.connections_per_address,
+        options.waiting_per_address,
+    )
+    if options.key_file is not None:
+        try:
+            server.keys = read_keys(options.key_file)
+        except KeyFileError as error:
+            raise StartError(str(error)) from None
     reload = asyncio.Event()
     loop.add_signal_handler(signal.SIGHUP, reload.set)
     async with contextlib.AsyncExitStack() as stack:
@@ -521,7 +594,7 @@ async def serve(options: argparse.Namespace) -> None:
         if options.record is not None:
             server.recorder = _recorder(options.record, server.now(), stack)
         base = server.base_port = await _listen(server, options, stack)
-        works = [server.keep_time(), _reload_on_demand(server, options.hosts_info, reload)]
+        works = [server.keep_time(), _reload_on_demand(server, options, reload)]
         if behind is not None:
             works.append(behind.keep())
         for work in works:
@@ -539,7 +612,11 @@ async def _listen(
     try:
         base, sockets = listening_sockets(options.bind or all_addresses(), options.port)
     except OSError as error:
-        ports = f"port {options.port} to {options.port + PORTS - 1}" if options.port else "any port"
+        ports = (
+            f"port {options.port} to {options.port + len(PORTS) - 1}"
+            if options.port
+            else "any port"
+        )
         where = f"{ports} of {', '.join(options.bind or ['all addresses'])}"
         raise StartError(
             f"cannot listen on {where}: {error.strerror}; see --port and --bind"
@@ -555,13 +632,22 @@ async def _listen(
                 partial(protocol, server), sock=listener, backlog=BACKLOG
             )
             stack.callback(listening.close)
+    names = [*options.name, *await server.own_names()]
     runner = web.AppRunner(
-        application(server.snapshot, server.allowed.allows), access_log=None, handle_signals=False
+        application(server.snapshot, server.allowed["monitor"].allows, names),
+        access_log=None,
+        handle_signals=False,
+        keepalive_timeout=IDLE_S,
     )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
+    http = runner.server
+    assert http is not None, "it was set up"
     for listener in sockets[3]:
-        await web.SockSite(runner, listener, backlog=BACKLOG).start()
+        listening = await loop.create_server(
+            lambda: MonitorConnection(server, http()), sock=listener, backlog=BACKLOG
+        )
+        stack.callback(listening.close)
     return base
 
 
@@ -588,19 +674,28 @@ async def _recall(
     return behind
 
 
-async def _reload_on_demand(server: HostServer, path: Path | None, demand: asyncio.Event) -> None:
+async def _reload_on_demand(
+    server: HostServer, options: argparse.Namespace, demand: asyncio.Event
+) -> None:
+    path: Path | None = options.hosts_info
     while True:
         await demand.wait()
         demand.clear()
-        if path is None:
-            log.warning("SIGHUP: there is no hosts-info to read again")
-            continue
-        try:
-            log.info("%s read again: %d hosts", path, await server.read_hosts_info(path))
-        except HostsInfoError as error:
-            log.error("hosts-info is kept as it was: %s", error)
-        except OSError as error:
-            log.error("hosts-info is kept as it was: cannot read %s: %s", path, error.strerror)
+        if path is None and options.key_file is None:
+            log.warning("SIGHUP: there is no hosts-info and no key file to read again")
+        if options.key_file is not None:
+            try:
+                server.keys = read_keys(options.key_file)
+                log.info("%s read again: %d keys", options.key_file, len(server.keys))
+            except KeyFileError as error:
+                log.error("the keys are kept as they were: %s", error)
+        if path is not None:
+            try:
+                log.info("%s read again: %d hosts", path, await server.read_hosts_info(path))
+            except HostsInfoError as error:
+                log.error("hosts-info is kept as it was: %s", error)
+            except OSError as error:
+                log.error("hosts-info is kept as it was: cannot read %s: %s", path, error.strerror)
 
 
 def _recorder(path: Path, started: float, stack: contextlib.AsyncExitStack) -> Recorder:

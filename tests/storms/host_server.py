@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable
 from functools import partial
 
-from compilefarm.access import AllowedNetworks
+from compilefarm.access import networks_by_port
 from compilefarm.connections import LoadConnection, RequestConnection, StatusConnection
 from compilefarm.events import Event, HostsListed
 from compilefarm.learning import Learning
@@ -70,7 +70,7 @@ class ServerProgram:
 
     def _begin(self) -> None:
         policy = make_policy(self._policy, Learning(), random.Random(self.starts))
-        server = self.server = WatchedServer(policy, AllowedNetworks())
+        server = self.server = WatchedServer(policy, networks_by_port(()))
         server.watcher = self._watcher
         server.life = f"life{self.starts}"  # a real one draws lots
         server.happen(HostsListed(self._listed))

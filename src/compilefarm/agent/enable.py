@@ -29,9 +29,11 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 
 from compilefarm.agent.host_server import (
+    KEY_FILE_VARIABLE,
     STATUS_MESSAGES,
     Address,
     Connection,
+    NotProven,
     Refused,
     Unreachable,
     is_this_machine,
@@ -179,6 +181,7 @@ class Enabling:
             lower(ProcessTree(self._machine, distccd.pid, distccd.started_s))
         self._await_listening(run)
         run.remember("servers", ",".join(map(str, self._candidates)))
+        run.remember("key-file", os.environ.get(KEY_FILE_VARIABLE, ""))
         return self._start_loadavg(run, self._loadavg_command(distccd.pid))
 
     def _measure(self) -> None:
@@ -235,6 +238,9 @@ class Enabling:
             ) as server:
                 answer = server.ask("networks").items("networks")
             farm = sorted(map(ip_network, answer), key=str)
+        except NotProven as error:
+            # Whoever says there whom to compile for may be anybody.
+            raise RunError(f"{self._host} was not enabled: {error}") from None
         except (Unreachable, Refused, ValueError):
             return wanted
         common = farm if wanted is None else _intersection(wanted, farm)
@@ -346,16 +352,19 @@ def _disable(options: argparse.Namespace) -> str:
         try:
             if not (run.running("distccd") or run.running("loadavg")):
                 return f"{host} was not enabled any more"
-            return f"{host} is disabled{_drain(host, options, run.remembered('servers'))}"
+            return f"{host} is disabled{_drain(host, options, run)}"
         finally:
             _stop(run)
 
 
-def _drain(host: Address, options: argparse.Namespace, enabled_with: str) -> str:
+def _drain(host: Address, options: argparse.Namespace, run: RunDirectory) -> str:
     """Wait until the host has no leases, at most the grace; return what is to be said about it."""
     try:
-        candidates = servers(options.server or enabled_with)
-        with Connection(candidates, STATUS_MESSAGES, speaking_for=host.host) as server:
+        candidates = servers(options.server or run.remembered("servers"))
+        key_file = options.key_file or run.remembered("key-file")
+        with Connection(
+            candidates, STATUS_MESSAGES, speaking_for=host.host, key_file=key_file
+        ) as server:
             answer = server.ask("drain", host=host.host, port=host.port, grace_s=options.grace)
             if answer.verb == "draining":
                 answer = server.answer(options.grace + START_PATIENCE_S)
@@ -377,6 +386,7 @@ def _stop(run: RunDirectory) -> None:
     finally:
         run.stop("distccd")
         run.remember("servers", "")
+        run.remember("key-file", "")
 
 
 def _environment() -> dict[str, str]:
@@ -407,6 +417,7 @@ def _intersection(some: Sequence[Network], others: Sequence[Network]) -> list[Ne
 
 
 def _add_host_options(parser: Parser) -> None:
+    parser.add_key_file()
     parser.add_argument(
         "--host",
         type=host_address,

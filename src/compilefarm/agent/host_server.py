@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import select
 import socket
 import time
@@ -17,17 +18,20 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from compilefarm.dead_peer import notice_dead_peer
 from compilefarm.wire import LineSplitter, Message, WireError, format_line, parse_line
 
+KEY_FILE_VARIABLE = "HOST_SERVER_KEY_FILE"
 BASE_PORT = 9714
 DISTCCD_PORT = 3632
-# Offsets from the base port.
+# Offsets from the base port, and the names of these ports in a proof.
 LOAD_REPORTS = 1
 STATUS_MESSAGES = 2
+PORT_NAMES = {LOAD_REPORTS: "reports", STATUS_MESSAGES: "status"}
 
 CONNECT_TIMEOUT_S = 3.0
 ANSWER_TIMEOUT_S = 10.0
@@ -39,6 +43,10 @@ class Unreachable(Exception):
 
 class Refused(Exception):
     """The server answered `error`; the text is its reason."""
+
+
+class NotProven(Refused):
+    """We or the server have not shown to have the farm's key; the text says whose fault it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +120,21 @@ class Connection:
     127.0.0.3 and the server is on loopback too, the connection comes from that very address, so
     that the hosts of a farm on one machine each speak for themselves.
 
-    Raises `Unreachable`.
+    With a key file, by default the environment's HOST_SERVER_KEY_FILE, both sides prove that they
+    have the farm's key before anything is said.
+
+    Raises `Unreachable`, `NotProven`, and `Refused`.
     """
 
     server: Address
 
     def __init__(
-        self, candidates: Sequence[Address], port_offset: int, *, speaking_for: str = ""
+        self,
+        candidates: Sequence[Address],
+        port_offset: int,
+        *,
+        speaking_for: str = "",
+        key_file: str = "",
     ) -> None:
         failures = []
         for server in candidates:
@@ -132,6 +148,31 @@ class Connection:
             raise Unreachable(f"no host-server answers at {', '.join(failures)}")
         self._splitter = LineSplitter()
         self._messages: deque[Message] = deque()
+        key_file = key_file or os.environ.get(KEY_FILE_VARIABLE, "")
+        if key_file:
+            try:
+                self._prove(Path(key_file), PORT_NAMES[port_offset])
+            except BaseException:
+                self._socket.close()
+                raise
+
+    def _prove(self, key_file: Path, port: str) -> None:
+        # Not for those who have no key: it takes some milliseconds to import.
+        from compilefarm.key import KeyFileError, proof, proves, read_keys
+
+        try:
+            key = read_keys(key_file)[0]
+        except KeyFileError as error:
+            raise NotProven(str(error)) from None
+        try:
+            server_nonce = self.ask("challenge").text("nonce")
+            nonce = secrets.token_hex(16)
+            proven = proof(key, "client", port, server_nonce, nonce)
+            answer = self.ask("prove", nonce=nonce, proof=proven).text("proof")
+        except Refused as error:
+            raise NotProven(str(error)) from None
+        if not proves(answer, proof(key, "server", port, server_nonce, nonce)):
+            raise NotProven(f"what answers at {self.server} does not have this farm's key")
 
     def __enter__(self) -> Self:
         return self

@@ -70,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="say on each connection that the host is available, with the four options below",
     )  # fmt: skip
     parser.add_host_words()
+    parser.add_key_file()
     parser.add_argument(
         "--announce",
         action="store_true",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import signal
 import socket
 import sys
@@ -17,7 +18,13 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from compilefarm import __version__
-from compilefarm.agent.host_server import DISTCCD_PORT, Address, parse_address, servers
+from compilefarm.agent.host_server import (
+    DISTCCD_PORT,
+    KEY_FILE_VARIABLE,
+    Address,
+    parse_address,
+    servers,
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -64,6 +71,22 @@ class Parser(argparse.ArgumentParser):
             self.add_argument(
                 option, action="append", metavar="NAME", help=f"{what}; may be given several times"
             )
+
+    def add_key_file(self) -> None:
+        """Add `--key-file`, for a program that speaks for hosts.
+
+        The option goes before the environment's variable by becoming it: so it reaches every
+        connection, and the programs that this one starts, whichever directory they run in.
+        """
+        if path := os.environ.get(KEY_FILE_VARIABLE):
+            os.environ[KEY_FILE_VARIABLE] = str(Path(path).absolute())
+        self.add_argument(
+            "--key-file",
+            type=_key_file,
+            metavar="FILE",
+            help="holds the farm's key, where it has one "
+            f"(default: the environment's {KEY_FILE_VARIABLE})",
+        )
 
     def servers(self, options: argparse.Namespace) -> list[Address]:
         """Return the host-servers to try, or end the program with one line."""
@@ -133,6 +156,13 @@ def directory(text: str) -> Path:
     if not Path(text).is_dir():
         raise argparse.ArgumentTypeError(f"'{text}' is not a directory")
     return Path(text)
+
+
+def _key_file(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("it needs a file's name")
+    path = os.environ[KEY_FILE_VARIABLE] = str(Path(text).absolute())
+    return path
 
 
 def complain(program: str, message: object) -> int:

@@ -29,6 +29,7 @@ def addhost(arguments: Sequence[str] | None = None) -> int:
         "host", nargs="?", type=host_address, metavar="HOST[:PORT]", help="default: this machine"
     )
     parser.add_host_words()
+    parser.add_key_file()
     options = parser.parse_args(arguments)
     candidates = parser.servers(options)
     if options.slots is None and (options.host is None or is_this_machine(options.host.host)):
@@ -65,6 +66,7 @@ def added(host: Address, answer: Message) -> str:
 def remhost(arguments: Sequence[str] | None = None) -> int:
     """Run `remhost` with these arguments, by default the command line's; return its exit status."""
     parser = Parser("remhost", "Tell host-server that a compile host is no longer available.")
+    parser.add_key_file()
     parser.add_argument(
         "host", nargs="?", type=host_address, metavar="HOST[:PORT]", help="default: this machine"
     )

@@ -10,18 +10,25 @@ Encoding in a thread was rejected: the encoder holds the interpreter's lock thro
 Metrics are sums by state and by tier. A series for each host, user or file would grow without
 bound in the memory of whoever collects them; `/api/farm` has the single hosts.
 
+The port is read from by browsers, which other people's pages run in, too. So each answer forbids
+to be framed, guessed at, or kept, and is given only under a name that is the server's: a page whose
+own name suddenly means this machine (DNS rebinding) is refused. There is nothing here that changes
+anything.
+
 This module reads snapshots. It must not know the farm, nor which addresses may look.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from hashlib import sha256
+from ipaddress import ip_address
 from pathlib import Path
 
 from aiohttp import web
@@ -38,27 +45,40 @@ FRESH_S = 0.5
 # A snapshot that cost so much is not made again for so many times as long.
 REST_PER_COST = 20
 
+# A connection is closed that asks nothing for so long, from its beginning or its last request on.
+IDLE_S = 30.0
+# With every answer. Data is shown to nobody's page but ours.
+NOTHING_RUNS = "default-src 'none'; frame-ancestors 'none'"
+HEADERS = {
+    "Server": "host-server",
+    "Cache-Control": "no-store",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
 STATES = ("up", "busy", "owner", "away", "draining", "silent", "mute", "quarantined")
 
 
 def application(
-    farm_snapshot: Callable[[], Awaitable[Snapshot]], allowed: Callable[[str], bool]
+    farm_snapshot: Callable[[], Awaitable[Snapshot]],
+    allowed: Callable[[str], bool],
+    names: Iterable[str] = (),
 ) -> web.Application:
     """Return the monitor port's HTTP application.
 
     `farm_snapshot` returns the farm as JSON-ready values, and lets the loop run meanwhile.
-    `allowed` says whether the peer of that address may look.
+    `allowed` says whether the peer of that address may look. `names` are the names of this machine
+    that have a dot in them; an address, and a name without a dot, are nobody else's anyway.
     """
+    own_names = {name.lower().rstrip(".") for name in names}
     source = _Source(farm_snapshot)
     page = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     page_policy = _content_security_policy(page)
 
     async def farm(_: web.Request) -> web.Response:
-        return web.Response(
-            body=await source.encoded(),
-            content_type="application/json",
-            headers={"Cache-Control": "no-store"},
-        )
+        return web.Response(body=await source.encoded(), content_type="application/json")
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(
@@ -75,6 +95,9 @@ def application(
         peer = request.remote or ""
         if not allowed(peer):
             return _refusal(403, f"{peer or 'this address'} is not in the networks of this port")
+        name = _name_asked_for(request.headers.get("Host", ""))
+        if "." in name and name not in own_names:
+            return _refusal(403, f"{name} is no name of this server; see host-server --name")
         try:
             return await handler(request)
         except web.HTTPNotFound:
@@ -82,7 +105,12 @@ def application(
         except web.HTTPMethodNotAllowed:
             return _refusal(405, "this port only shows the farm: GET and HEAD")
 
+    async def with_headers(_: web.Request, answer: web.StreamResponse) -> None:
+        answer.headers.update(HEADERS)
+        answer.headers.setdefault("Content-Security-Policy", NOTHING_RUNS)
+
     app = web.Application(middlewares=[guard], client_max_size=1024)
+    app.on_response_prepare.append(with_headers)
     app.router.add_get("/", index)
     app.router.add_get("/api/farm", farm)
     app.router.add_get("/metrics", metrics)
@@ -128,6 +156,15 @@ async def _encode(snapshot: Snapshot) -> bytes:
             text = json.dumps(value)
         members.append(f"{json.dumps(key)}: {text}")
     return ("{" + ", ".join(members) + "}\n").encode()
+
+
+def _name_asked_for(host: str) -> str:
+    """Return the name in a Host header; empty where there is none, or an address."""
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+    with contextlib.suppress(ValueError):
+        ip_address(name.strip("[]"))
+        return ""
+    return name.lower().rstrip(".")
 
 
 def _refusal(status: int, reason: str) -> web.Response:
