@@ -12,7 +12,7 @@ import subprocess
 import sys
 from typing import Protocol
 
-from bench import decision, gethost, placement, server
+from bench import decision, gethost, owner, placement, server
 from bench.programs import Missing
 from bench.table import Table, show
 
@@ -28,6 +28,7 @@ SECTIONS: dict[str, Section] = {
     "decision": decision.measure,
     "gethost": gethost.measure,
     "placement": placement.measure,
+    "owner": owner.measure,
 }
 
 

@@ -5,10 +5,11 @@ wants, and a reader of the same disk gets half of it. So distccd runs as SCHED_I
 a CPU that nobody else wants, and with idle I/O. None of this needs rights, and none of it can be
 taken back without them, so it is done to distccd and never to ourselves.
 
-Kernels group a session's tasks before they look at priorities (autogroup), and distccd leads a
-session of its own: without a nice group it would share the CPUs evenly with the owner's, whatever
-its tasks are. Where systemd puts services in control groups, the group's weight plays that part;
-docs/desktops.md has the setting.
+Nor is that enough on a desktop. Linux shares a CPU between sessions first, evenly, and looks at
+priorities only within each (autogroup); distccd leads a session of its own, and so would get half
+of a CPU that its owner's program wants, SCHED_IDLE or not. That was measured. So the session as a
+whole is made as nice as can be, too. Where systemd puts programs in control groups with weights,
+these play that part: docs/desktops.md has the setting.
 
 Children inherit all of it, so it is done root first, and once for those who were there before.
 """
@@ -17,11 +18,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from pathlib import Path
 
 from compilefarm.agent.processes import ProcessTree, Unreadable
 
 NICEST = 19
+SESSION_TRIES = 10
+SESSION_PAUSE_S = 0.11
 
 
 def lower(tree: ProcessTree) -> None:
@@ -34,9 +38,23 @@ def lower(tree: ProcessTree) -> None:
             return
         if not pids:
             return
+        if not done:
+            _lower_session(tree.root_pid)
         for pid in sorted(pids, key=lambda pid: pid != tree.root_pid):
             _lower(pid)
         done |= pids
+
+
+def _lower_session(pid: int) -> None:
+    for _ in range(SESSION_TRIES):
+        try:
+            Path(f"/proc/{pid}/autogroup").write_text(str(NICEST))
+        except BlockingIOError:  # the kernel takes one every tenth of a second, of all users
+            time.sleep(SESSION_PAUSE_S)
+        except OSError:
+            return  # this system has no such groups
+        else:
+            return
 
 
 def _lower(pid: int) -> None:
@@ -46,8 +64,6 @@ def _lower(pid: int) -> None:
     if hasattr(os, "SCHED_IDLE"):
         with contextlib.suppress(OSError):
             os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
-    with contextlib.suppress(OSError):
-        Path(f"/proc/{pid}/autogroup").write_text(str(NICEST))
     import psutil  # takes longer to import than the programs of a dedicated host take to start
 
     with contextlib.suppress(psutil.Error, OSError, AttributeError):
