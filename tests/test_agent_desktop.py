@@ -189,6 +189,19 @@ def test_an_owner_who_comes_while_the_machine_is_brought_in_comes_first(
     assert not desk.complaints
 
 
+@pytest.mark.parametrize("since", [0.0, 1e12], ids=["1970", "the future"])
+def test_an_owner_whose_clock_is_wrong_is_there_all_the_same(
+    desk: Desk, server: HostServer, since: float
+) -> None:
+    async def story() -> None:
+        async with desk.watched(server.name) as desktop:
+            await desktop.owner_came(since)
+            assert server.host(desk.name)["state"] == "owner"
+
+    play(story)
+    assert not desk.complaints
+
+
 def test_what_keeps_the_machine_out_is_told_once(desk: Desk, server: HostServer) -> None:
     async def story() -> None:
         async with desk.watched(server.name, more=("--allow", "192.0.2.0/24")) as desktop:

@@ -56,6 +56,8 @@ TELL_AGAIN_S = 2.0
 TOLD_WITHIN_S = 1.0
 # distccd or loadavg may have died, or what kept them from starting may be gone.
 LOOK_AFTER_S = 60.0
+# The server takes no word of an owner who is there for longer than a year.
+SINCE_MAX_S = 365 * 86_400.0
 _COMPLAINTS_MAX = 100
 
 
@@ -276,7 +278,9 @@ class _State:
     def words(self) -> tuple[int, dict[str, Any]]:
         """Return what is to be told, and its number."""
         with self._lock:
-            since_s = time.monotonic() - self._since_s if self._present else None
+            if not self._present:
+                return self.number, self._words
+            since_s = min(time.monotonic() - self._since_s, SINCE_MAX_S)
             return self.number, {**self._words, "since_s": since_s}
 
     @property

@@ -1,0 +1,119 @@
+"""distccd's processes on a desktop: their priority, and its compiles stopped, continued, ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from compile_host import eventually
+
+from compilefarm.agent.compiles import Compiles
+from compilefarm.agent.machine import this_machine
+from compilefarm.agent.priority import lower
+from compilefarm.agent.processes import ProcessTree
+
+# It starts programs.
+pytestmark = pytest.mark.slow
+
+# distccd, two workers, and below each a compiler that leads a group and has a child. A compiler
+# whose child dies says that the source is wrong, as gcc does.
+PROCESSES = """
+import os, signal, sys, time
+def compiler():
+    os.setpgid(0, 0)
+    if os.fork() == 0:
+        time.sleep(1000)
+    os.wait()
+    os.write(1, b"fatal error\\n")
+    os._exit(1)
+def worker():
+    if os.fork() == 0:
+        compiler()
+    status = os.wait()[1]
+    os.write(1, b"killed\\n" if os.WIFSIGNALED(status) else b"exit 1\\n")
+    time.sleep(1000)
+for _ in range(2):
+    if os.fork() == 0:
+        worker()
+time.sleep(1000)
+"""
+
+
+class Distccd:
+    """A stand-in for distccd with two compiles."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+        self.tree = ProcessTree(this_machine(), process.pid)
+        self.complaints: list[str] = []
+        self.compiles = Compiles(self.tree, self.complaints.append)
+        root = psutil.Process(process.pid)
+        eventually(lambda: len(root.children(recursive=True)) == 6)
+        self.all = [root, *root.children(recursive=True)]
+        self.workers = root.children()
+        self.compilers = [one for worker in self.workers for one in worker.children(recursive=True)]
+
+    def states(self) -> set[str]:
+        return {process.status() for process in self.compilers}
+
+
+@pytest.fixture
+def distccd() -> Iterator[Distccd]:
+    command = [sys.executable, "-S", "-c", PROCESSES]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
+        made = Distccd(process)
+        try:
+            yield made
+        finally:
+            for each in reversed(made.all):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    each.kill()
+
+
+def test_compiles_are_stopped_and_go_on(distccd: Distccd) -> None:
+    assert distccd.compiles.stop() == 2
+    eventually(lambda: distccd.states() == {psutil.STATUS_STOPPED})
+    assert all(worker.status() == psutil.STATUS_SLEEPING for worker in distccd.workers)
+    assert distccd.compiles.stop() == 0
+    assert distccd.compiles.go_on() == 2
+    eventually(lambda: distccd.states() == {psutil.STATUS_SLEEPING})
+    assert distccd.compiles.go_on() == 0
+    assert not distccd.complaints
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_compiles_are_ended_as_a_whole(distccd: Distccd, stopped: bool) -> None:
+    if stopped:
+        distccd.compiles.stop()
+    assert distccd.compiles.end() == 2
+    assert distccd.process.stdout
+    said = [distccd.process.stdout.readline() for _ in range(2)]
+    assert said == [b"killed\n"] * 2, "a compiler had the time to blame the source"
+    assert all(worker.is_running() for worker in distccd.workers)
+    assert distccd.compiles.end() == 0
+
+
+def test_all_of_distccd_gets_the_lowest_priority(distccd: Distccd) -> None:
+    lower(distccd.tree)
+    for process in distccd.all:
+        assert process.nice() == 19
+        assert os.sched_getscheduler(process.pid) == os.SCHED_IDLE
+        assert process.ionice().ioclass == psutil.IOPRIO_CLASS_IDLE
+    group = Path(f"/proc/{distccd.compilers[0].pid}/autogroup")
+    if group.exists():
+        assert group.read_text().endswith(" nice 19\n")
+    assert psutil.Process().nice() < 19, "ours could not be had back"
+
+
+def test_what_cannot_be_found_is_left_alone() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        ended.wait()
+    tree = ProcessTree(this_machine(), ended.pid)
+    lower(tree)
+    assert Compiles(tree, pytest.fail).end() == 0
