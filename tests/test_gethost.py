@@ -596,6 +596,23 @@ def test_revoked_ends_the_child_and_asks_anew(gethost: Gethost, server: Server) 
     assert process.wait(PATIENCE_S) == 3
 
 
+def test_a_host_that_is_taken_away_is_no_bad_one(gethost: Gethost, server: Server) -> None:
+    """Three bad hosts are enough; but four owners who come back are none."""
+    gethost.program("distcc", "case $DISTCC_HOSTS in 192*) echo go; exec sleep 60;; esac; exit 3")
+    process = gethost.start("distcc", "sh", "-c", "main.c")
+    for number in range(4):
+        connection = server.accept()
+        connection.receive("request")
+        connection.send(LEASE.replace("desk1", f"desk{number}"))
+        assert gethost.first_line(process) == "go\n"
+        connection.send("revoked reason=its%20owner%20is%20back")
+    connection = server.accept()
+    assert connection.receive("request")["avoid"] == "desk0,desk1,desk2,desk3"
+    connection.send("lease id=8 host=desk9 address=198.51.100.2 port=1 slots=1")
+    assert connection.receive("done")["exit"] == "3"
+    assert process.wait(PATIENCE_S) == 3
+
+
 @pytest.mark.slow
 def test_revoked_ends_even_a_stubborn_child(gethost: Gethost, server: Server) -> None:
     gethost.program(

@@ -31,6 +31,7 @@
 
 enum {
     HOSTS_TO_TRY = 3, /* a third bad host in a row is rare; by then compiling here is the quicker way */
+    LEASES_TO_TRY = 12, /* in the morning the owners of many desktops come back, and no host is bad */
     EXIT_USAGE = 2,
 };
 
@@ -312,7 +313,8 @@ _Noreturn static void run_on_the_farm(const struct options *options, const struc
                               .source = command->source,
                               .compiler = command->compiler};
     bool keep_text = command->kind == COMMAND_COMPILE && !environment_wants_distcc_log();
-    for (int tried = 0; tried < HOSTS_TO_TRY; tried++) {
+    int bad_hosts = 0;
+    for (int tried = 0; tried < LEASES_TO_TRY && bad_hosts < HOSTS_TO_TRY; tried++) {
         struct server server = {.fd = -1};
         const struct lease *lease = &server.lease;
         get_lease(options, &request, &server);
@@ -328,6 +330,7 @@ _Noreturn static void run_on_the_farm(const struct options *options, const struc
         if (outcome.revoked) {
             server_close(&server);
         } else if (verdict == VERDICT_HOST_FAILED) {
+            bad_hosts++;
             snprintf(outcome.reason, sizeof outcome.reason, "distcc exit status %d", outcome.exit_status);
             server_failed(&server, outcome.exit_status, outcome.reason);
         } else {
@@ -339,7 +342,7 @@ _Noreturn static void run_on_the_farm(const struct options *options, const struc
         free(outcome.text);
         avoid(&request, lease->host);
     }
-    run_here(options, "several hosts failed");
+    run_here(options, bad_hosts ? "several hosts failed" : "it was taken from many hosts");
 }
 
 int main(int argc, char **argv)
