@@ -78,9 +78,9 @@ class Desktop:
     """This machine, which is in the farm while its owner does not use it.
 
     `options` are those of `add_desktop_options`, `candidates` the host-servers. `complain` is told,
-    once, of each thing that does not work. To be used within a running event loop.
-
-    `held` are descriptors that what is started here holds open for as long as it runs.
+    once, of each thing that does not work. To be used within a running event loop, one call at a
+    time; a call may be cancelled. Descriptors in `held` stay open as long as any program that
+    brings the machine in, so that who waits for their end can take it out again.
     """
 
     held: tuple[int, ...] = ()
@@ -126,14 +126,19 @@ class Desktop:
             self._begin(self._keep_enabled())
 
     async def leave(self) -> None:
-        """Take the machine out of the farm, whatever its state; running compiles go elsewhere."""
+        """Take the machine out of the farm, whatever its state; running compiles go elsewhere.
+
+        Raises `RunError` where something stays.
+        """
         self._cancel_work()
         for line in self._lines:
             line.end()
         arguments = ["--host", str(self._host), "--grace", "0"]
         if self._options.run_dir is not None:
             arguments += ["--run-dir", str(self._options.run_dir)]
-        await self._run("disable_host", arguments)
+        trouble = await self._run("disable_host", arguments)
+        if trouble:
+            raise RunError(trouble)
 
     # -- what is done in the background, one thing at a time
 
@@ -150,7 +155,8 @@ class Desktop:
     async def _keep_enabled(self) -> None:
         while True:
             if not self._enabled():
-                await self._run("enable_host", enable_arguments(self._options))
+                trouble = await self._run("enable_host", enable_arguments(self._options))
+                self._complain(trouble)
             await asyncio.sleep(LOOK_AFTER_S)
 
     async def _take_back(self, since: float) -> None:
@@ -194,8 +200,8 @@ class Desktop:
             return all(tree is not None and tree.root() is not None for tree in trees)
         return False
 
-    async def _run(self, program: str, arguments: Sequence[str]) -> None:
-        """Run enable-host or disable-host; what it complains of, we complain of."""
+    async def _run(self, program: str, arguments: Sequence[str]) -> str:
+        """Run enable-host or disable-host; return what it complains of where it fails."""
         code = f"import sys; from compilefarm.agent.enable import {program} as run; sys.exit(run())"
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-c", code, *arguments,
@@ -211,8 +217,13 @@ class Desktop:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
             raise
-        for line in errors.decode(errors="replace").splitlines():
-            self._complain(line)
+        said = errors.decode(errors="replace").strip()
+        if process.returncode == 0:
+            for line in said.splitlines():  # power-index tells what it measures
+                self._tell_user(line)
+            return ""
+        words = said.rpartition("\n")[2].removeprefix(f"{program.replace('_', '-')}: ")
+        return words or f"{program} ended with status {process.returncode}"
 
     # -- what the servers are told
 
@@ -243,7 +254,7 @@ class Desktop:
             self._loop.call_soon_threadsafe(note)
 
     def _complain(self, text: str) -> None:
-        if text not in self._complaints and len(self._complaints) < _COMPLAINTS_MAX:
+        if text and text not in self._complaints and len(self._complaints) < _COMPLAINTS_MAX:
             self._complaints.add(text)
             self._tell_user(text)
 
