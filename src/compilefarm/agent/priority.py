@@ -9,7 +9,7 @@ Nor is that enough on a desktop. Linux shares a CPU between sessions first, even
 priorities only within each (autogroup); distccd leads a session of its own, and so would get half
 of a CPU that its owner's program wants, SCHED_IDLE or not. That was measured. So the session as a
 whole is made as nice as can be, too. Where systemd puts programs in control groups with weights,
-these play that part: docs/desktops.md has the setting.
+these play that part, and watch-ssaver's unit has the least.
 
 Children inherit all of it, so it is done root first, and once for those who were there before.
 """

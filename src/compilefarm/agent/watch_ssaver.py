@@ -374,6 +374,8 @@ ExecStopPost=-{_systemd_words(_disable_command(options, candidates))}
 KillMode=mixed
 Restart=on-failure
 RestartSec=5
+# Control groups share a CPU before priorities count, and distccd is in this one.
+CPUWeight=idle
 
 [Install]
 WantedBy=graphical-session.target
