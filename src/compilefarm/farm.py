@@ -192,12 +192,16 @@ class Farm:
         self._to_tell.clear()
         return effects
 
-    def next_deadline(self) -> float | None:
-        """Return when `TimePassed` is to be handed in, if nothing comes before; None: never."""
-        own, policys = self._timers.next_due(), self.policy.next_deadline()
-        if own is None or policys is None:
-            return own if policys is None else policys
-        return min(own, policys)
+    def next_deadline(self, before: float = math.inf) -> float | None:
+        """Return when `TimePassed` is to be handed in, if nothing comes before.
+
+        None: never, or not `before` that time, which is less work to find out.
+        """
+        due = self.policy.next_deadline()
+        if due is not None:
+            before = min(before, due)
+        own = self._timers.next_due(before)
+        return due if own is None else own
 
     def find(self, host: str, port: int) -> Host | None:
         """Return the host of that name and distccd port; one listed without a port has any port."""

@@ -8,6 +8,7 @@ one comes up.
 from __future__ import annotations
 
 import heapq
+import math
 from typing import Any
 
 Key = tuple[str, Any]
@@ -37,9 +38,9 @@ class Timers:
         """Have `key` not come up."""
         self._due.pop(key, None)
 
-    def next_due(self) -> float | None:
-        """Return the time at which `pop_due` has something, or None."""
-        while self._heap:
+    def next_due(self, before: float = math.inf) -> float | None:
+        """Return the time at which `pop_due` has something, or None, also if it is not `before`."""
+        while self._heap and self._heap[0][0] < before:
             at, _, key = self._heap[0]
             if self._queued.get(key) == at:
                 due = self._due.get(key)

@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 LINE_LIMIT_BYTES = 8192
@@ -149,7 +150,11 @@ def encoded(value: object) -> str:
         return ",".join(sorted(map(encoded, value)))
     if isinstance(value, (list, tuple)):
         return ",".join(map(encoded, value))
-    text = str(value)
+    return _escaped(str(value))
+
+
+@lru_cache(maxsize=4096)  # of the names of hosts, above all
+def _escaped(text: str) -> str:
     if _PLAIN.match(text):
         return text
     return "".join(
