@@ -45,7 +45,7 @@ from compilefarm.farm import (
     SILENT_AFTER_S,
     Farm,
 )
-from compilefarm.model import Declaration, Host, Load, Outcome, Request
+from compilefarm.model import Declaration, Host, Load, Outcome, Request, State
 from compilefarm.placement.tier import TierPolicy
 from compilefarm.snapshot import PIECE, whole
 
@@ -344,6 +344,16 @@ def test_a_drain_ends_after_its_grace(story: Story) -> None:
     assert story.drained() == [("desk1", 1, "")]
     assert list(story.revoked().values()) == ["desk1 leaves the farm"]
     assert not story.farm.hosts
+
+
+def test_a_host_that_is_no_longer_listed_is_removed_in_the_midst_of_its_drain(story: Story) -> None:
+    story.happens(HostsListed((Declaration("desk1", slots=1, address="10.0.0.1", static=True),)))
+    story.asks()
+    story.happens(HostDrained("desk1", PORT, 30.0))
+    story.happens(HostsListed(()))
+    story.happens(HostRemoved("desk1", PORT))
+    assert [reason for _, _, reason in story.drained()] == ["it was removed meanwhile"]
+    assert story.farm.hosts["desk1"].state is State.AWAY
 
 
 def test_a_drain_without_leases_ends_at_once(story: Story) -> None:

@@ -322,7 +322,7 @@ class Farm:
 
     def _host_removed(self, event: HostRemoved) -> None:
         host = self.find(event.host, event.port)
-        if host is None or not host.added:
+        if host is None or not (host.added or host.drain_until is not None):
             return
         self._end_drain(host, "it was removed meanwhile")
         self._leave(host, "was removed")
