@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compilefarm.agent.machine import Machine, ProcMachine, this_machine
-from compilefarm.agent.processes import Process, ProcessTree, cpu_used_s
+from compilefarm.agent.processes import Process, ProcessTree, compiles, cpu_used_s
 
 ROOT = 100
 
@@ -109,6 +109,25 @@ def test_an_orphan_stays_in_the_tree_through_its_session() -> None:
     village.processes.pop(ROOT + 2)
     village.processes[ROOT + 3] = replace(village.processes[ROOT + 3], parent=1)
     assert tree.read().keys() == {ROOT, ROOT + 3}
+
+
+def test_compiles_are_the_children_that_have_a_child() -> None:
+    village = Village()
+    tree = ProcessTree(village, ROOT)
+    for _ in range(3):
+        village.fork(ROOT)
+    idle, busy, done = village.leaves()
+    assert compiles(tree.read(), ROOT) == 0
+    village.fork(busy)  # gcc
+    gcc = village.leaves()[-1]
+    village.fork(gcc)  # cc1
+    village.fork(gcc)  # as, with -pipe
+    village.fork(done)
+    zombie = village.leaves()[-1]
+    assert compiles(tree.read(), ROOT) == 2
+    village.processes[zombie] = replace(village.processes[zombie], state="Z")
+    assert compiles(tree.read(), ROOT) == 1
+    assert idle in tree.read()
 
 
 def test_a_recycled_pid_is_nobody_of_ours() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
@@ -134,11 +135,19 @@ def test_a_refusal_is_one_line(program: str, answer: bytes, words: str) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_servers_are_tried_in_order() -> None:
+def test_every_server_is_told() -> None:
     nobody = f"127.0.0.1:{free_ports(4)}"
-    with ScriptedServer() as server:
-        assert run("addhost", "--server", f"{nobody},{server.name}").returncode == 0
-    done = run("addhost", "--server", f"{nobody},{server.name}")
+    with ScriptedServer() as first, ScriptedServer() as second:
+        names = f"{first.name},{nobody},{second.name}"
+        for program, verb in (("addhost", "add"), ("remhost", "remove")):
+            done = run(program, "--server", names, "desk7")
+            assert (done.returncode, done.stdout.count("\n")) == (0, 1)
+            assert re.fullmatch(rf"{program}: desk7:3632 was not .* everywhere: .*\n", done.stderr)
+            first.told(verb)
+            second.told(verb)
+        second.answers["add"] = [b"error reason=not%20your%20host\n"]
+        assert run("addhost", "--server", names, "desk7").returncode == 1
+    done = run("addhost", "--server", f"{nobody},{first.name}", "desk7")
     assert done.returncode == 1
     assert done.stderr.count("connection refused") == 2
     assert done.stderr.count("\n") == 1

@@ -359,24 +359,40 @@ def _disable(options: argparse.Namespace) -> str:
 
 def _drain(host: Address, options: argparse.Namespace, run: RunDirectory) -> str:
     """Wait until the host has no leases, at most the grace; return what is to be said about it."""
+    left, failures = 0, []
+    draining: list[Connection] = []
+    key_file = options.key_file or run.remembered("key-file")
     try:
         candidates = servers(options.server or run.remembered("servers"))
-        key_file = options.key_file or run.remembered("key-file")
-        with Connection(
-            candidates, STATUS_MESSAGES, speaking_for=host.host, key_file=key_file
-        ) as server:
-            answer = server.ask("drain", host=host.host, port=host.port, grace_s=options.grace)
-            if answer.verb == "draining":
-                answer = server.answer(options.grace + START_PATIENCE_S)
-            left = answer.text("leases", "0")
-    except (Unreachable, ValueError) as error:
+    except ValueError as error:
         return f", without waiting for its compiles: {error}"
-    except Refused as error:
-        return f", without waiting for its compiles: the server refused that: {error}"
-    if left == "0":
+    with contextlib.ExitStack() as stack:
+        # None of them is to give it out, and then all are waited for.
+        for candidate in candidates:
+            try:
+                server = stack.enter_context(
+                    Connection(
+                        [candidate], STATUS_MESSAGES, speaking_for=host.host, key_file=key_file
+                    )
+                )
+                answer = server.ask("drain", host=host.host, port=host.port, grace_s=options.grace)
+                if answer.verb == "draining":
+                    draining.append(server)
+            except Unreachable as error:
+                failures.append(str(error))
+            except Refused as error:
+                failures.append(f"the server refused that: {error}")
+        for server in draining:
+            try:
+                left += server.answer(options.grace + START_PATIENCE_S).integer("leases", 0)
+            except (Unreachable, Refused) as error:
+                failures.append(str(error))
+    if len(failures) == len(candidates):
+        return f", without waiting for its compiles: {'; '.join(failures)}"
+    if not left:
         return ""
-    late = "a compile" if left == "1" else f"{left} compiles"
-    goes = "goes" if left == "1" else "go"
+    late = "a compile" if left == 1 else f"{left} compiles"
+    goes = "goes" if left == 1 else "go"
     return f"; {late} that ran for too long {goes} elsewhere"
 
 

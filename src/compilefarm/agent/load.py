@@ -19,7 +19,7 @@ from dataclasses import dataclass, fields
 from typing import Literal, TypeVar
 
 from compilefarm.agent.machine import Machine
-from compilefarm.agent.processes import ProcessTree, Tree, Unreadable, cpu_used_s
+from compilefarm.agent.processes import ProcessTree, Tree, Unreadable, compiles, cpu_used_s
 
 _DAMPING_S = (60.0, 300.0, 900.0)
 
@@ -42,6 +42,7 @@ class Report:
     foreign_cpus: float
     memory_free_mb: int | None
     memory_total_mb: int | None
+    compiles: int | None
     compile_memory_mb: float | None
     cpu_pressure: float | None
     distccd: Distccd
@@ -136,6 +137,7 @@ class Meter:
             foreign_cpus=self._window_foreign_s / window_s,
             memory_free_mb=int(memory_mb[0]) if memory_mb else None,
             memory_total_mb=int(memory_mb[1]) if memory_mb else None,
+            compiles=compiles(members, self._tree.root_pid) if self._tree else None,
             compile_memory_mb=self._compile_memory_mb(),
             cpu_pressure=self._or_complain(self._machine.cpu_pressure, None),
             distccd=self._distccd(),

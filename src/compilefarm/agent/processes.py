@@ -192,6 +192,24 @@ class ProcessTree:
             return None
 
 
+def compiles(tree: Tree, root_pid: int) -> int:
+    """Return how many compiles run in distccd's tree: its children that have a child of their own.
+
+    distccd starts its children in advance, and each runs one compiler at a time. One that receives
+    a source or sends an object is not counted, nor what a compiler starts.
+    """
+    return len(
+        {
+            process.parent
+            for process in tree.values()
+            if not process.gone
+            and process.parent in tree
+            and process.parent != root_pid
+            and tree[process.parent].parent == root_pid
+        }
+    )
+
+
 def _agree(one: Tree, other: Tree) -> bool:
     return one.keys() == other.keys() and all(
         process.waited_cpu_s == other[pid].waited_cpu_s

@@ -1,8 +1,9 @@
 """addhost and remhost: tell host-server that a host is available, or no longer is.
 
-One message on the status port and one line about the answer. They run from scripts and at boot,
-for any host and not only this one, so they start as fast as Python does and know nothing of
-distccd or of load: `enable-host` is the program that also makes true what `addhost` says.
+One message on the status port of each server and one line about the answer. They run from scripts
+and at boot, for any host and not only this one, so they start as fast as Python does and know
+nothing of distccd or of load: `enable-host` is the program that also makes true what `addhost`
+says.
 """
 
 from __future__ import annotations
@@ -41,17 +42,46 @@ def addhost(arguments: Sequence[str] | None = None) -> int:
 
 
 def add(program: str, candidates: Sequence[Address], host: Address, **words: Any) -> int:
-    """Tell host-server that a host is available, and the user what came of it.
+    """Tell every host-server that a host is available, and the user what came of it.
 
     `words` are those of the message, beside the host's name and port. Returns the exit status.
     """
-    try:
-        with Connection(candidates, STATUS_MESSAGES, speaking_for=host.host) as server:
-            answer = server.ask("add", host=host.host, port=host.port, **words)
-    except (Refused, Unreachable) as error:
-        return complain(program, f"{host} was not added: {error}")
-    print(added(host, answer))
-    return 0
+    answers, failures = ask_each(candidates, host, "add", **words)
+    _complain_of(program, f"{host} was not added", answers, failures)
+    for answer in answers[:1]:
+        print(added(host, answer))
+    return _status(answers, failures)
+
+
+def ask_each(
+    candidates: Sequence[Address], host: Address, verb: str, **words: Any
+) -> tuple[list[Message], list[Refused | Unreachable]]:
+    """Say the same of a host to every server; return their answers, and what went wrong.
+
+    Each must know by itself what is available: any of them may have to take over.
+    """
+    answers: list[Message] = []
+    failures: list[Refused | Unreachable] = []
+    for candidate in candidates:
+        try:
+            with Connection([candidate], STATUS_MESSAGES, speaking_for=host.host) as server:
+                answers.append(server.ask(verb, host=host.host, port=host.port, **words))
+        except (Refused, Unreachable) as error:
+            failures.append(error)
+    return answers, failures
+
+
+def _complain_of(
+    program: str, what: str, answers: list[Message], failures: list[Refused | Unreachable]
+) -> None:
+    if failures:
+        where = " everywhere" if answers else ""
+        complain(program, f"{what}{where}: {'; '.join(map(str, failures))}")
+
+
+def _status(answers: list[Message], failures: list[Refused | Unreachable]) -> int:
+    """Return 0 where a server did as it was told, and none refused."""
+    return 0 if answers and not any(isinstance(error, Refused) for error in failures) else 1
 
 
 def added(host: Address, answer: Message) -> str:
@@ -71,13 +101,10 @@ def remhost(arguments: Sequence[str] | None = None) -> int:
         "host", nargs="?", type=host_address, metavar="HOST[:PORT]", help="default: this machine"
     )
     options = parser.parse_args(arguments)
-    candidates = parser.servers(options)
     host = options.host or this_host()
-    try:
-        with Connection(candidates, STATUS_MESSAGES, speaking_for=host.host) as server:
-            answer = server.ask("remove", host=host.host, port=host.port)
-    except (Refused, Unreachable) as error:
-        return complain("remhost", f"{host} was not removed: {error}")
-    known = answer.text("known", "yes") == "yes"
-    print(f"{host} is no longer available" if known else f"{host} was not available")
-    return 0
+    answers, failures = ask_each(parser.servers(options), host, "remove")
+    _complain_of("remhost", f"{host} was not removed", answers, failures)
+    if answers:
+        known = any(answer.text("known", "yes") == "yes" for answer in answers)
+        print(f"{host} is no longer available" if known else f"{host} was not available")
+    return _status(answers, failures)
