@@ -40,6 +40,8 @@ HOST_LEAST = 40  # high: a name and a line of figures must fit
 BETWEEN_HOSTS = 12
 AXIS = 44
 TICKS_ABOUT = 12
+# Less than a clock can tell: there is nothing to draw an axis for.
+SHORTEST_S = 1e-9
 # Times beyond this are no times: a record that says so is damaged.
 TIME_LIMIT_S = 1e9
 
@@ -103,7 +105,9 @@ def svg(compiles: Sequence[Compile], slots: Mapping[str, int], title: str) -> st
     """
     rows = _rows(compiles, slots)
     start_s = min((each.start_s for each in compiles), default=0.0)
-    span_s = max((each.end_s for each in compiles), default=0.0) - start_s or 1.0
+    span_s = max((each.end_s for each in compiles), default=0.0) - start_s
+    if span_s < SHORTEST_S:
+        span_s = 1.0
 
     def x(time_s: float) -> float:
         return LEFT + (RIGHT - LEFT) * (time_s - start_s) / span_s
