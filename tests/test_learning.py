@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from compilefarm.learning import COMPILES_OF_HOST, Learning, wild
+from compilefarm.learning import COMPILES_OF_HOST, Learning, crowding, wild
 
 WILD = [0.0, -1.0, math.nan, math.inf, 365 * 86_400.0, 1e-9]
 
@@ -30,12 +30,16 @@ def test_a_wild_time_changes_nothing(took_s: float) -> None:
     learning = Learning()
     learning.declare("h", 4.0)
     learning.observe("/d", "a.c", "h", 0.5, 1.0)
-    before = (learning.cost("/d", "a.c"), learning.speed("h"), learning.confidence("h"))
+    before = (learning.cost("/d", "a.c"), learning.speed("h"), learning.confidence("h", 2.0))
     learning.unsaved()
     for source in ("a.c", "new.c"):
         assert wild(took_s)
         assert learning.observe("/d", source, "h", took_s, 2.0) == []
-    assert (learning.cost("/d", "a.c"), learning.speed("h"), learning.confidence("h")) == before
+    assert (
+        learning.cost("/d", "a.c"),
+        learning.speed("h"),
+        learning.confidence("h", 2.0),
+    ) == before
     assert learning.cost("/d", "new.c") is None
     assert learning.unsaved() == ([], [])
 
@@ -75,7 +79,7 @@ def test_a_wrong_power_index_is_found_out(declared: float, noise: float) -> None
     learning = wrong_power(noise, declared)
     ratio = learning.speed("odd") / learning.speed("a")
     assert ratio == pytest.approx(1.0, rel=0.15)
-    assert learning.confidence("odd") > 0.5
+    assert learning.confidence("odd", 400.0) > 0.5
 
 
 def test_a_pinned_power_index_stays() -> None:
@@ -128,3 +132,51 @@ def test_memory_is_believed_at_once_when_it_is_more() -> None:
     assert learning.memory_mb("/d") == 900.0
     learning.observe_memory("/d", 100.0)
     assert 800.0 < learning.memory_mb("/d") < 900.0
+
+
+def crowded(costs: float, noise: float, builds: int = 8) -> Learning:
+    """Two quiet hosts and one that takes `costs` times as long when all its slots are in use."""
+    chance = random.Random(4)
+    learning = Learning()
+    for host in ("a", "b", "shared"):
+        learning.declare(host, 2.0)
+    files = [math.exp(chance.gauss(0.0, 1.0)) for _ in range(60)]
+    for build in range(builds):
+        for n, cost_s in enumerate(files):
+            host = ("a", "b", "shared")[(n + build) % 3]
+            part = chance.random() if host == "shared" else 0.0
+            took_s = cost_s / 2.0 * costs**part * math.exp(chance.gauss(0.0, noise))
+            learning.observe("/d", f"{n}.c", host, took_s, build * 100.0 + n, part)
+    return learning
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_what_crowding_costs_a_host_is_learned_and_not_taken_for_its_speed(noise: float) -> None:
+    learning = crowded(1 / 0.6, noise)
+    assert learning.full_part("shared") == pytest.approx(0.6, rel=0.1)
+    assert learning.speed("shared") / learning.speed("a") == pytest.approx(1.0, rel=0.1)
+    assert learning.cost("/d", "0.c") == pytest.approx(crowded(1.0, 0.0).cost("/d", "0.c"), rel=0.3)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_a_host_with_a_core_for_each_slot_is_not_taken_for_one_that_shares_them(
+    noise: float,
+) -> None:
+    learning = crowded(1.0, noise)
+    assert [learning.full_part(host) for host in ("a", "b", "shared")] == [1.0, 1.0, 1.0]
+
+
+def test_one_host_alone_tells_what_crowding_costs_it() -> None:
+    learning = Learning()
+    learning.declare("alone", 4.0)
+    for build in range(4):
+        for n in range(12):
+            took_s = 1.5 if build % 2 else 1.0
+            learning.observe("/d", f"{n}.c", "alone", took_s, build * 60.0 + n, float(build % 2))
+    assert learning.full_part("alone") == pytest.approx(1 / 1.5, rel=0.1)
+
+
+def test_how_crowded_a_host_is() -> None:
+    assert [crowding(in_use, 8) for in_use in (0, 4, 8, 12)] == [0.0, 0.0, 1.0, 1.0]
+    assert 0.5 < crowding(6, 8) < 0.8
+    assert crowding(1, 1) == crowding(0, 0) == 0.0

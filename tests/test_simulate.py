@@ -124,6 +124,20 @@ def test_a_host_that_its_owner_uses_is_left_alone_within_two_seconds() -> None:
     assert free + lost_s - 1.0 <= loaded <= free + lost_s + 4.0
 
 
+def test_slots_that_share_cores_are_used_last_once_it_is_known() -> None:
+    """With one compile for two slots, the other hosts are better than the second half of these."""
+    said = [("a", 16, 4.0, 0.55), ("b", 16, 3.0, None), ("c", 8, 2.0, 0.7)]
+    files = parse_trace(TRACES["redis"].read_text(), "redis")
+    ratios = {}
+    for pinned in (True, False):  # of a pinned host nothing is learned
+        hosts = [
+            Declaration(name, slots=slots, power_index=speed, actual_full=full, pinned=pinned)
+            for name, slots, speed, full in said
+        ]
+        ratios[pinned] = play("earliest", hosts, files, 20, builds=5)[-1].ratio
+    assert ratios[False] <= 0.9 * ratios[True]
+
+
 def test_the_lower_bound() -> None:
     assert lower_bound_s([6.0, 1.0, 1.0], [2.0, 1.0], 2) == pytest.approx(3.0)
     assert lower_bound_s([1.0] * 9, [2.0, 1.0, 1.0], 2) == pytest.approx(3.0)

@@ -121,6 +121,13 @@ def _power_index(what: str, value: str) -> float:
     return number
 
 
+def _full_part(what: str, value: str) -> float:
+    number = float(value) if _NUMBER.match(value) else math.nan
+    if not 0.5 <= number <= 1.0:
+        raise ValueError(f"{what} is {value[:20]!r}; it is a number from 0.5 to 1")
+    return number
+
+
 def _port(what: str, value: str) -> int:
     if not value.isdecimal() or not value.isascii() or not 1 <= int(value) <= 65535:
         raise ValueError(f"{what} is {value[:20]!r}; ports are 1 to 65535")
@@ -164,6 +171,7 @@ def _reserve(what: str, value: str) -> float:
 
 _OPTIONS: dict[str, tuple[str, Callable[[str, str], Any]]] = {
     "actual": ("actual_power_index", _power_index),
+    "actual_full": ("actual_full", _full_part),
     "address": ("address", _address),
     "compilers": ("compilers", _items),
     "mode": ("mode", _mode),

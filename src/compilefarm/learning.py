@@ -1,6 +1,8 @@
 """What experience says: how costly a file is, how fast a host is, and what a build will ask for.
 
-The model is log(time) = cost of the file - speed of the host + noise. A file compiled on two
+The model is log(time) = cost of the file - speed of the host + how crowded it was x what crowding
+costs it + noise, where crowding goes from 0, with half of its slots in use, to 1, with all: the
+later slots of an SMT machine are threads of cores that are taken already. A file compiled on two
 hosts compares the hosts without anything being known of its cost, so every file keeps its last
 few compiles, every host refers to its own last ones, and a host's speed is fitted to what *other*
 hosts say of the same files. (Were a host's own compiles counted too, a file seen on one host only
@@ -14,9 +16,11 @@ the slow hosts the short files.) Each compile refits its own host and one other 
 corrections travel round the farm at a bounded cost. The scale that costs and speeds share cannot
 be known from times; the declared power indices hold it, and only ratios matter.
 
-It forgets slowly: only the latest compiles count, and each counts for less as it ages, which is
-also what makes a host that has not been used for long uncertain again. Wild times (`wild`) change
-nothing.
+It forgets slowly: only the latest compiles count. What is older than a day beside them counts
+together as one observation, the less sure the longer ago, because whatever changed a host since
+changed it for all of them; so a few compiles now outvote many of last month. In the same way a
+host that has not been used for long becomes uncertain again (`confidence`), which is when it is
+worth measuring. Wild times (`wild`) change nothing.
 
 Pure: times come in as arguments, nothing is opened, and what is to be kept is handed out by
 `unsaved`.
@@ -35,7 +39,16 @@ PRIOR_SD = 1.0  # of a declared power index: factors of 3 do occur
 HUBER = 2.0  # deviations beyond which a surprise counts for less
 COMPILES_OF_FILE = 5
 COMPILES_OF_HOST = 48
-AGEING_PER_S = 0.10**2 / (7 * 86_400.0)  # variance gained: 10 % after a week
+CROWDING_SD = 0.3  # of what crowding costs a host of which nothing is known
+CROWDING_LIMIT = math.log(4.0)
+# Compiles of one file on one host say what crowding costs when they differ in it by this much; what
+# two of them say, of all slots instead of half, is not believed beyond the limit.
+CROWDING_APART = 0.2
+LONGER_LIMIT = 2.0
+# Crowding that costs less than this is not worth telling two kinds of slots apart.
+CROWDING_FROM = 0.1
+DAY_S = 86_400.0
+AGEING_PER_S = 0.3**2 / DAY_S  # variance that a host gains while it is not used: 30 % after a day
 # The weight of a host that is only remembered: until it is declared, it says next to nothing, for
 # its scale is unknown.
 UNDECLARED = 1e-9
@@ -61,6 +74,7 @@ class Compile(NamedTuple):
     host: str
     took_s: float
     at: float
+    crowding: float = 0.0  # of the host, on average over the compile
 
 
 @dataclass(slots=True, eq=False)
@@ -71,6 +85,12 @@ class _Seen:
     host: _Host
     log_s: float
     at: float
+    crowding: float
+
+    @property
+    def alone_log_s(self) -> float:
+        """What it would have taken on a host with slots to spare."""
+        return self.log_s - self.host.crowding * self.crowding
 
 
 @dataclass(slots=True, eq=False)
@@ -86,7 +106,10 @@ class _Host:
     variance: float
     weight: float  # of what it says of a file's cost: less, the less sure its speed is
     pinned: bool = False
+    crowding: float = 0.0  # log time gained when all slots are in use instead of half of them
     told: float = 0.0  # the mean when the speed was last told
+    told_crowding: float = 0.0
+    measured_at: float = -math.inf  # when a compile last said something of its speed
     unfitted: int = 0  # compiles since the last fit
     seen: deque[_Seen] = field(default_factory=lambda: deque(maxlen=COMPILES_OF_HOST))
 
@@ -99,6 +122,16 @@ class _Directory:
     last_build: dict[str, None] = field(default_factory=dict)  # sources, in the order of asking
     jobs: int = 0
     memory_mb: float = 0.0
+
+
+def crowding(in_use: float, slots: int) -> float:
+    """Return how crowded a host is: 0 up to half of its slots in use, 1 with all of them.
+
+    In between it is the part of the work that shares a core, were each core two slots.
+    """
+    if in_use >= slots:
+        return 1.0 if in_use > 1.0 else 0.0
+    return max(0.0, 2.0 - slots / max(1.0, in_use))
 
 
 def wild(took_s: float) -> bool:
@@ -138,18 +171,30 @@ class Learning:
         known.declared, known.pinned = declared, pinned
         if pinned:
             known.mean = known.told = declared
+            known.crowding = known.told_crowding = 0.0
             known.variance, known.weight = 0.0, _weight(0.0)
         else:
             self._fit(known, max((seen.at for seen in known.seen), default=0.0))
-            known.told = known.mean
+            known.told, known.told_crowding = known.mean, known.crowding
 
     def speed(self, host: str) -> float:
-        """Return a declared host's speed, where the slowest machine is about 1."""
+        """Return a declared host's speed with slots to spare; the slowest machine's is about 1."""
         return math.exp(self._hosts[host].told)
 
-    def confidence(self, host: str) -> float:
-        """Return how sure a speed is: 0 when only declared, towards 1 as compiles agree."""
-        return 1.0 - min(1.0, math.sqrt(self._hosts[host].variance) / PRIOR_SD)
+    def full_part(self, host: str) -> float:
+        """Return the part of its speed that a slot of a host keeps when all slots are in use."""
+        crowding = self._hosts[host].told_crowding
+        return math.exp(-crowding) if crowding >= CROWDING_FROM else 1.0
+
+    def confidence(self, host: str, now: float) -> float:
+        """Return how sure a speed is: 0 when only declared, towards 1 as compiles agree.
+
+        It falls again while a host is not used.
+        """
+        known = self._hosts[host]
+        if known.pinned:
+            return 1.0
+        return 1.0 - min(1.0, math.sqrt(known.variance + _aged(now - known.measured_at)) / PRIOR_SD)
 
     # -- files and builds
 
@@ -211,15 +256,22 @@ class Learning:
     # -- compiles
 
     def observe(
-        self, directory: str, source: str, host: str, took_s: float, now: float
+        self,
+        directory: str,
+        source: str,
+        host: str,
+        took_s: float,
+        now: float,
+        crowding: float = 0.0,
     ) -> list[str]:
         """Learn from one whole compile; return the hosts whose speed has moved.
 
-        Nothing is learned from a wild time, nor where the host was never declared.
+        `crowding` is how crowded the host was, on average over the compile. Nothing is learned from
+        a wild time, nor where the host was never declared.
         """
         if wild(took_s) or host not in self._hosts or not source:
             return []
-        compiled = Compile(directory, source, host, took_s, now)
+        compiled = Compile(directory, source, host, took_s, now, crowding)
         self._unsaved.append(compiled)
         self._record(compiled)
         self._turn = (self._turn + 1) % len(self._turns)
@@ -257,7 +309,9 @@ class Learning:
             file = directory.files[compiled.source] = _File()
             self._files += 1
             self._forget_oldest()
-        seen = _Seen(file, host, log_s, compiled.at)
+        seen = _Seen(file, host, log_s, compiled.at, compiled.crowding)
+        if host.seen and compiled.at - host.seen[-1].at > DAY_S:
+            host.unfitted = COMPILES_OF_HOST  # what it says now counts for more than all before
         file.seen.append(seen)
         host.seen.append(seen)
         host.unfitted += 1
@@ -283,40 +337,117 @@ class Learning:
             if host.pinned or host.unfitted * FIT_PART < len(host.seen) or not host.seen:
                 continue
             self._fit(host, now)
-            if abs(host.mean - host.told) >= TOLD_FROM:
-                host.told = host.mean
+            if (
+                abs(host.mean - host.told) >= TOLD_FROM
+                or abs(host.crowding - host.told_crowding) >= TOLD_FROM
+            ):
+                host.told, host.told_crowding = host.mean, host.crowding
                 moved.append(host.name)
         return moved
 
     def _fit(self, host: _Host, now: float) -> None:
-        """Fit a host's speed to what other hosts say of the files that it compiled."""
+        """Fit a host's speed, and what crowding costs it, to what others say of its files."""
         host.unfitted = 0
         if host.pinned:
             return
-        says: list[tuple[float, float]] = []  # a speed and its variance
+        says: list[_Said] = []
+        before: list[_Said] = []
+        # What the host says itself of one file, when it was crowded and when it was not.
+        own = own_weight = 0.0
+        recently = max((seen.at for seen in host.seen), default=0.0) - DAY_S
         for seen in host.seen:
             total = weights = 0.0
             for other in seen.file.seen:
                 on = other.host
                 if on is not host:
-                    total += on.weight * (other.log_s + on.mean)
+                    total += on.weight * (other.alone_log_s + on.mean)
                     weights += on.weight
+                elif abs(more := seen.crowding - other.crowding) > CROWDING_APART:
+                    longer = min(
+                        max(-LONGER_LIMIT, (seen.log_s - other.log_s) / more), LONGER_LIMIT
+                    )
+                    own += more * more * longer
+                    own_weight += more * more
             if weights > len(seen.file.seen) * UNDECLARED:
-                age_s = max(0.0, now - seen.at)
-                variance = NOISE_SD**2 + 1.0 / weights + AGEING_PER_S * age_s
-                says.append((total / weights - seen.log_s, variance))
-        precision = 1.0 / PRIOR_SD**2
-        total = host.declared * precision
+                said = _Said(
+                    total / weights - seen.log_s, NOISE_SD**2 + 1.0 / weights, seen.crowding
+                )
+                (says if seen.at >= recently else before).append(said)
+        mean, variance = host.declared, PRIOR_SD**2
+        # Each pair was met twice, and each of its two compiles is noisy.
+        crowding = _Crowding(
+            host.crowding,
+            own / (4.0 * NOISE_SD**2),
+            own_weight / (4.0 * NOISE_SD**2) + 1.0 / CROWDING_SD**2,
+        )
+        if before:
+            mean, variance, _ = _fitted(before, mean, variance, crowding)
+            variance += _aged(now - recently)
+            if says:  # and less sure still where it is not what is seen now
+                off = _median(says, host.crowding) - mean
+                variance = max(variance, (off / HUBER) ** 2)
         if says:
-            median = sorted(says)[len(says) // 2][0]
-            for value, variance in says:
-                off = abs(value - median) / math.sqrt(variance)
-                weight = (1.0 if off <= HUBER else HUBER / off) / variance
-                total += weight * value
-                precision += weight
-        host.mean = total / precision
-        host.variance = 1.0 / precision
+            host.measured_at = recently + DAY_S
+        mean, variance, crowding = _fitted(says, mean, variance, crowding)
+        host.mean, host.variance, host.crowding = mean, variance, crowding.costs
         host.weight = _weight(host.variance)
+
+
+class _Crowding(NamedTuple):
+    """What crowding costs a host, as last fitted, and what is known of it from elsewhere.
+
+    That is a normal distribution of mean `total / precision`.
+    """
+
+    costs: float
+    total: float
+    precision: float
+
+
+class _Said(NamedTuple):
+    """What others say of a host's speed, by one of its compiles, which crowding made slower."""
+
+    speed: float
+    variance: float
+    crowding: float
+
+
+def _median(says: list[_Said], costs: float) -> float:
+    return sorted(said.speed + costs * said.crowding for said in says)[len(says) // 2]
+
+
+def _fitted(
+    says: list[_Said], prior: float, prior_variance: float, crowding: _Crowding
+) -> tuple[float, float, _Crowding]:
+    """Return a host's speed, its variance, and what crowding costs.
+
+    A weighted line through what was said, over crowding. It is held by what was known before, and
+    those far from where it was count for less.
+    """
+    costs = crowding.costs
+    median = _median(says, costs) if says else prior
+    precision = 1.0 / prior_variance
+    total = prior * precision
+    sum_x = sum_xx = sum_xy = 0.0
+    for said in says:
+        x = said.crowding
+        off = abs(said.speed + costs * x - median) / math.sqrt(said.variance)
+        weight = (1.0 if off <= HUBER else HUBER / off) / said.variance
+        total += weight * said.speed
+        precision += weight
+        sum_x += weight * x
+        sum_xx += weight * x * x
+        sum_xy += weight * x * said.speed
+    spread = sum_xx - sum_x * sum_x / precision + crowding.precision
+    costs = (sum_x * total / precision - sum_xy + crowding.total) / spread
+    costs = min(max(0.0, costs), CROWDING_LIMIT)
+    fitted = _Crowding(costs, costs * spread, spread)
+    return (total + costs * sum_x) / precision, 1.0 / precision, fitted
+
+
+def _aged(unused_s: float) -> float:
+    """Return the variance that a host gains in a time without compiles."""
+    return AGEING_PER_S * max(0.0, unused_s)
 
 
 def _weight(variance: float) -> float:
@@ -328,6 +459,6 @@ def _cost_of(file: _File) -> float:
     total = weights = 0.0
     for seen in file.seen:
         host = seen.host
-        total += host.weight * (seen.log_s + host.mean)
+        total += host.weight * (seen.alone_log_s + host.mean)
         weights += host.weight
     return math.exp(total / weights)

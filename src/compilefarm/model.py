@@ -42,8 +42,9 @@ class Declaration:
 
     `power_index` is the speed, where the slowest machine is 1; `pinned` says that no measurement
     is to change it. `port` is None where any port of that name is meant. `reserve_cpus` is how
-    much of a proportional host is left to its owner at all times. `actual_power_index` is for the
-    simulator alone: how fast the host really is.
+    much of a proportional host is left to its owner at all times. For the simulator alone:
+    `actual_power_index` is how fast the host really is, and `actual_full` which part of its speed
+    a slot keeps when all slots are in use.
     """
 
     host: str
@@ -58,6 +59,7 @@ class Declaration:
     mode: Mode | None = None
     reserve_cpus: float | None = None
     actual_power_index: float | None = None
+    actual_full: float | None = None
 
     @property
     def name(self) -> str:

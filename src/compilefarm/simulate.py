@@ -101,6 +101,7 @@ class _Machine:
         self.running: list[tuple[float, int, Lease]] = []
         self._power = declaration.actual_power_index or declaration.power_index or 1.0
         self._cpus = declaration.slots or 1
+        self._full = declaration.actual_full or 1.0
         self._work = 0.0
         self._at = 0.0
         self._foreign_averages = [0.0, 0.0, 0.0]
@@ -154,8 +155,21 @@ class _Machine:
         )
 
     def _rate(self) -> float:
+        leases = max(1, len(self.running))
         left = max(self._cpus - self.foreign_cpus, LEAST_SHARE * self._cpus)
-        return self._power * min(1.0, left / max(1, len(self.running)))
+        in_use = min(float(self._cpus), leases + self.foreign_cpus)
+        return self._power * min(1.0, left / leases) * self._core_part(in_use)
+
+    def _core_part(self, in_use: float) -> float:
+        """Return the part of its speed that a CPU in use keeps, beside those that share its core.
+
+        The first half of the CPUs have a core for themselves; each of the others adds what is left
+        of one.
+        """
+        alone = self._cpus / 2.0
+        if in_use <= alone:
+            return 1.0
+        return (alone + (in_use - alone) * (2.0 * self._full - 1.0)) / in_use
 
 
 @dataclass(slots=True)
@@ -394,10 +408,13 @@ class Simulation:
         )
 
     def speeds(self) -> Iterator[float]:
-        """Yield the true speed of every slot of the farm."""
+        """Yield what every slot of the farm truly adds, be it as part of a shared core."""
         for each in self.declarations:
             power = each.actual_power_index or each.power_index or 1.0
-            yield from [power] * (each.slots or 1)
+            slots, full = each.slots or 1, each.actual_full or 1.0
+            later = slots // 2 if full < 1.0 else 0
+            yield from [power] * (slots - later)
+            yield from [power * (2.0 * full - 1.0)] * later
 
 
 def lower_bound_s(works_s: Iterable[float], speeds: Iterable[float], jobs: int) -> float:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FILE_NAME = "state.sqlite3"
-VERSION = 1
+VERSION = 2
 
 _SCHEMA = f"""
 BEGIN;
@@ -25,10 +25,17 @@ CREATE TABLE compile (
     source TEXT NOT NULL,
     host TEXT NOT NULL,
     took_s REAL NOT NULL,
-    at REAL NOT NULL  -- seconds since the epoch
+    at REAL NOT NULL,  -- seconds since the epoch
+    crowding REAL NOT NULL  -- of the host, as `learning.crowding` has it
 );
 CREATE INDEX compile_file ON compile (directory, source);
 PRAGMA user_version = {VERSION};
+COMMIT;
+"""
+_FROM_VERSION_1 = """
+BEGIN;
+ALTER TABLE compile ADD COLUMN crowding REAL NOT NULL DEFAULT 0;
+PRAGMA user_version = 2;
 COMMIT;
 """
 
@@ -46,6 +53,7 @@ class RememberedCompile:
     host: str
     took_s: float
     at: float
+    crowding: float = 0.0
 
 
 class StateFile:
@@ -68,7 +76,7 @@ class StateFile:
     def load(self, per_file: int) -> list[RememberedCompile]:
         """Return the compiles, oldest first; of each file at most the `per_file` latest."""
         query = """
-            SELECT directory, source, host, took_s, at FROM (
+            SELECT directory, source, host, took_s, at, crowding FROM (
                 SELECT *, row_number() OVER (
                     PARTITION BY directory, source ORDER BY at DESC) AS place FROM compile)
             WHERE place <= ? ORDER BY at
@@ -90,9 +98,16 @@ class StateFile:
         try:
             with self._database:
                 self._database.executemany(
-                    "INSERT INTO compile VALUES (?, ?, ?, ?, ?)",
+                    "INSERT INTO compile VALUES (?, ?, ?, ?, ?, ?)",
                     (
-                        (each.directory, each.source, each.host, each.took_s, each.at)
+                        (
+                            each.directory,
+                            each.source,
+                            each.host,
+                            each.took_s,
+                            each.at,
+                            each.crowding,
+                        )
                         for each in compiles
                     ),
                 )
@@ -121,6 +136,8 @@ class StateFile:
             version = self._database.execute("PRAGMA user_version").fetchone()[0]
             if version == 0:
                 self._database.executescript(_SCHEMA)
+            elif version == 1:
+                self._database.executescript(_FROM_VERSION_1)
             elif version != VERSION:
                 raise _UnusableError(f"version {version} of it is newer than ours, {VERSION}")
             elif self._database.execute("PRAGMA quick_check").fetchone()[0] != "ok":

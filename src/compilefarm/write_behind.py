@@ -44,6 +44,7 @@ class WriteBehind:
                     each.host,
                     each.took_s,
                     min(each.at, now) - self._epoch_offset_s,
+                    each.crowding,
                 )
                 for each in kept
             ]
@@ -67,7 +68,8 @@ class WriteBehind:
         if not compiles and not forgotten:
             return
         remembered = [
-            RememberedCompile(*each[:4], at=each.at + self._epoch_offset_s) for each in compiles
+            RememberedCompile(*each._replace(at=each.at + self._epoch_offset_s))
+            for each in compiles
         ]
         try:
             await asyncio.to_thread(self._state.save, remembered, forgotten, COMPILES_OF_FILE)

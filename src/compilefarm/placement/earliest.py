@@ -29,7 +29,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
-from compilefarm.learning import Learning
+from compilefarm.learning import Learning, crowding
 from compilefarm.model import Host, Lease, Load, Outcome, Request, Signature
 from compilefarm.placement import Standing
 from compilefarm.placement.builds import (
@@ -70,6 +70,10 @@ MEMORY_RESERVE_MB = 256.0
 # A host whose CPUs are not all taken has tasks waiting for CPUs this part of the time, at most, for
 # no reason.
 PRESSURE_NORMAL = 0.2
+# A host counts as filled from when it is, or will be with what waits, so crowded; and until when.
+FILLED_FROM, FILLED_UNTIL = 0.6, 0.2
+# What a slot brings, at least, on a core that is in use already: as a part of its speed alone.
+LEAST_LATER_PART = 0.05
 # A speed that moved by less is not worth a look at every waiting build.
 SPEED_MOVED = 0.01
 # A build that refused a slot is not asked again sooner on account of its own expected ends: on a
@@ -142,29 +146,80 @@ class EarliestPolicy:
         speed, slots, reason = self._usable(host)
         tier = tier_of(speed) if slots else None
         self._standings[host.name] = Standing(tier, reason)
-        moved = abs(speed - place.speed) > SPEED_MOVED * place.speed
-        if not moved and (slots, host.in_use) == (place.slots, place.busy):
+        place.full_part = self.learning.full_part(host.name)
+        self._crowd(place, now)
+        wanted = self._parts(place, speed, slots)
+        parts = list(place.parts())
+        if (
+            len(parts) == len(wanted)
+            and all(
+                abs(speed - part.speed) <= SPEED_MOVED * part.speed and slots == part.slots
+                for (speed, slots), part in zip(wanted, parts, strict=True)
+            )
+            and host.in_use == sum(part.busy for part in parts)
+        ):
             return
         views = self._groups[signature].views
-        only_speed = slots == place.slots
+        only_speed = [slots for _, slots in wanted] == [part.slots for part in parts]
         for view in views:
-            view.count(place, -1)
-        place.speed, place.index = speed, class_index(speed)
-        place.slots, place.busy = slots, host.in_use
-        place.stamp += 1
+            for part in place.parts():
+                view.count(part, -1)
+        if place.later is not None:
+            place.later.stamp += 1
+            place.later = None
+        if len(wanted) == 2:
+            place.later = Place(host, views=views)
+        for part, (part.speed, part.slots) in zip(place.parts(), wanted, strict=True):
+            part.index = class_index(part.speed)
+        place.occupy(host.in_use)
         for view in views:
-            view.count(place, +1)
-            view.offer(place)
+            for part in place.parts():
+                view.count(part, +1)
+                view.offer(part)
         if only_speed:  # on a large farm, some host's speed is learned with every compile
             self._wake_below(place.index)
         else:
             self._wake_all()
 
+    def _parts(self, place: Place, speed: float, slots: int) -> list[tuple[float, int]]:
+        """Return a host's slots by what each brings, the fastest first, as (speed, slots).
+
+        Where slots share cores, those used last add only what the cores have left: with n slots
+        that keep a part p of their speed when all are in use, n * p in all, of which the first
+        half are the n / 2 that they have alone. While all of them are in use, each has p.
+        """
+        host, part = place.host, place.full_part
+        if part == 1.0:
+            return [(speed, slots)]
+        if place.filled:
+            return [(speed * part, slots)]
+        first = (host.slots + 1) // 2
+        if host.load is not None:
+            first -= round(min(max(0.0, host.load.foreign_cpus), float(first)))
+        if slots <= first:
+            return [(speed, slots)]
+        return [(speed, first), (speed * max(LEAST_LATER_PART, 2.0 * part - 1.0), slots - first)]
+
+    def _crowd(self, place: Place, now: float) -> None:
+        """Bring up to date how crowded a host is, by the farm and by its owner."""
+        host = place.host
+        in_use: float = host.in_use
+        if host.load is not None:
+            in_use += host.load.foreign_cpus
+        place.crowd(crowding(in_use, host.slots), now)
+        if place.full_part == 1.0:
+            place.filled = False
+            return
+        # What waits will take what is free, here as everywhere.
+        free = max(1, self._farm.slots - len(self._running))
+        in_use += max(0.0, host.slots - in_use) * min(1.0, len(self._waiting) / free)
+        soon = crowding(in_use, host.slots)
+        place.filled = soon >= (FILLED_UNTIL if place.filled else FILLED_FROM)
+
     def host_forgotten(self, host: Host) -> None:
         """See `Policy`."""
         self._leave_group(host.name)
-        place = self._places.pop(host.name)
-        place.stamp += 1
+        self._places.pop(host.name)
         del self._standings[host.name]
         self._leases_at_report.pop(host.name, None)
         self._wake_all()
@@ -228,19 +283,21 @@ class EarliestPolicy:
             self._regroup()
             return
         group.places[host.name] = place
-        place.views = group.views
-        for view in group.views:
-            view.count(place, +1)
-            view.offer(place)
+        for part in place.parts():
+            part.views = group.views
+            for view in group.views:
+                view.count(part, +1)
+                view.offer(part)
 
     def _leave_group(self, name: str) -> None:
         signature = self._signature_of.pop(name)
         group = self._groups[signature]
         place = group.places.pop(name)
-        place.stamp += 1
-        place.views = ()
-        for view in group.views:
-            view.count(place, -1)
+        for part in place.parts():
+            part.stamp += 1
+            part.views = ()
+            for view in group.views:
+                view.count(part, -1)
         if not group.places:
             del self._groups[signature]
             self._regroup()
@@ -269,9 +326,10 @@ class EarliestPolicy:
                 group = self._groups[signature]
                 group.views.append(view)
                 for place in group.places.values():
-                    place.views = group.views
-                    view.count(place, +1)
-                    view.offer(place)
+                    for part in place.parts():
+                        part.views = group.views
+                        view.count(part, +1)
+                        view.offer(part)
             for running in self._running.values():
                 if self._signature_of.get(running.lease.host.name) in signatures:
                     self._serial += 1
@@ -327,15 +385,20 @@ class EarliestPolicy:
         waiting = self._waiting[lease.request.id]
         build = self._unqueue(lease.request)
         place = self._places[lease.host.name]
+        taken = next((part for part in place.parts() if part.busy < part.slots), place)
+        speed = (
+            taken.speed if place.later is None else place.speed * place.full_part**place.crowding
+        )
         cost = waiting.cost if waiting.cost is not None else build.typical(now)
         running = Running(
             lease,
             place,
-            place.speed,
-            place.index,
+            speed,
+            taken.index,
             lease.granted,
             cost,
-            lease.granted + build.preprocess_s + cost / place.speed,
+            lease.granted + build.preprocess_s + cost / speed,
+            place.crowded_s,
         )
         self._running[lease.id] = running
         build.start(running)
@@ -343,7 +406,7 @@ class EarliestPolicy:
         self._unentered.append((build, running))
         if len(self._unentered) > UNENTERED_LIMIT:
             self._drop_ended()
-        self._offer(place)
+        self._occupied(place, now)
         build.asked += 1
         build.credit = min(build.credit + STEPS_EARNED, STEPS_SAVED)
 
@@ -356,29 +419,32 @@ class EarliestPolicy:
         running.end_s = -1.0  # its entries in heaps are out of date
         self._charge(build, work - running.charged)
         place = running.place
-        self._offer(place)
+        self._occupied(place, now)
         if whole:
-            self._learn(lease, outcome, now)
+            self._learn(running, outcome, now)
             if outcome.cpu_s is not None and 0.0 <= outcome.cpu_s <= now - lease.granted:
                 build.preprocessed(outcome.cpu_s)
         build.credit = min(build.credit + STEPS_EARNED, STEPS_SAVED)
         if build.waiting:
             self._ask(build)
         if self._running:
-            self._wake_below(place.index)
+            self._wake_below(running.index)
         else:
             self._wake_all()
         self._rest_if_idle(build)
 
-    def _learn(self, lease: Lease, outcome: Outcome, now: float) -> None:
+    def _learn(self, running: Running, outcome: Outcome, now: float) -> None:
         """Learn from a compile that ran whole, on its first host, and as long as we saw it run."""
+        lease = running.lease
         request, leased_s = lease.request, now - lease.granted
         wall_s = outcome.wall_s if outcome.wall_s is not None else leased_s
         if request.avoid or not 0.0 < wall_s <= leased_s + 1.0:
             return
         remote_s = wall_s - min(outcome.cpu_s or 0.0, 0.9 * wall_s)
+        crowded_s = running.place.crowded_s - running.crowded_s
+        crowded_part = min(1.0, crowded_s / max(leased_s, EPSILON_S))
         for name in self.learning.observe(
-            request.directory, request.source, lease.host.name, remote_s, now
+            request.directory, request.source, lease.host.name, remote_s, now, crowded_part
         ):
             place = self._places.get(name)
             if place is not None:
@@ -491,14 +557,15 @@ class EarliestPolicy:
         signatures = [signature for signature in self._groups if request.admits(signature)]
         for signature in signatures:
             for name, place in self._groups[signature].places.items():
-                if place.slots and name not in request.avoid:
+                if name not in request.avoid and any(part.slots for part in place.parts()):
                     return None
         if not self._farm.slots:
             return "no host is available"
         if any(
-            place.slots
+            part.slots
             for signature in signatures
             for place in self._groups[signature].places.values()
+            for part in place.parts()
         ):
             return "no host is left that was not to be avoided"
         if request.type:
@@ -732,12 +799,17 @@ class EarliestPolicy:
         for running in build.overdue_leases(now):
             self._expect(build, running)
 
-    def _offer(self, place: Place) -> None:
-        """A slot of a place was taken or came free."""
-        place.stamp += 1
-        place.busy = place.host.in_use  # counted anew: `host_changed` may have come first
+    def _occupied(self, place: Place, now: float) -> None:
+        """A slot of a host was taken or came free."""
+        filled = place.filled
+        self._crowd(place, now)
+        if place.filled != filled:
+            self.host_changed(place.host, now)
+        place.occupy(place.host.in_use)  # counted anew: `host_changed` may have come first
         for view in place.views:
             view.offer(place)
+            if place.later is not None:
+                view.offer(place.later)
 
     def _ask(self, build: Build) -> None:
         """Have a build asked anew: what it refused before, it may take now."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from bisect import insort
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush, heapreplace
 
@@ -27,10 +27,12 @@ ANY_CLASS = -_BIT_OF_SPEED_1 - 1  # below every class
 
 @dataclass(slots=True, eq=False)
 class Place:
-    """A host as placement sees it: `slots` of `speed`, of which so many are `busy`.
+    """A host's slots of one speed: `slots` of `speed`, of which so many are `busy`.
 
     `index` is the class of its speed. `stamp` goes up with every change: entries in heaps with an
-    older one are out of date. `views` are those that show it.
+    older one are out of date. `views` are those that show it. `later` are the slots that are used
+    when these are taken, if they are slower: on a machine where two slots share a core, they bring
+    only what is left of it.
     """
 
     host: Host
@@ -40,6 +42,39 @@ class Place:
     busy: int = 0
     stamp: int = 0
     views: Sequence[View] = ()
+    later: Place | None = None
+    full_part: float = 1.0  # of its speed, which a slot keeps when all of the host's are in use
+    filled: bool = False  # all of them are in use, or as good as
+    # How crowded the host was: the time integral, up to when, and since then.
+    crowded_s: float = 0.0
+    crowded_at: float = 0.0
+    crowding: float = 0.0
+
+    def parts(self) -> Iterator[Place]:
+        """Yield the host's slots by speed, the fastest first."""
+        place: Place | None = self
+        while place is not None:
+            yield place
+            place = place.later
+
+    def occupy(self, leases: int) -> None:
+        """Take so many leases as being here now: the fastest slots are used first."""
+        self.stamp += 1
+        if self.later is None:
+            self.busy = leases
+        else:
+            self.busy = min(leases, self.slots)
+            self.later.occupy(leases - self.busy)
+
+    def crowded_until(self, now: float) -> float:
+        """Return the time integral of how crowded the host was."""
+        return self.crowded_s + self.crowding * max(0.0, now - self.crowded_at)
+
+    def crowd(self, crowding: float, now: float) -> None:
+        """Take note of how crowded the host is from now on."""
+        self.crowded_s = self.crowded_until(now)
+        self.crowded_at = now
+        self.crowding = crowding
 
 
 @dataclass(slots=True, eq=False)
@@ -53,6 +88,7 @@ class Running:
     start_s: float
     charged: float  # the work that its user was charged for
     end_s: float
+    crowded_s: float = 0.0  # of its host, when the lease began
 
 
 class SpeedClass:
