@@ -235,7 +235,7 @@ def test_a_source_that_was_named_and_is_not_there_is_waited_for(desk: Desk, buse
         watcher.says("no gnome: org.gnome.ScreenSaver is not on the bus")
         watcher.says("in use: gnome: org.gnome.ScreenSaver is not on the bus")
         with MockedScreenSaver(buses, "gnome") as gnome:
-            watcher.says("gnome can be read again")
+            watcher.says("gnome can be read now")
             gnome.activate(True)
             watcher.says("unused: gnome: the screen saver is on")
         watcher.says("gnome cannot be read: org.gnome.ScreenSaver left the bus")
@@ -279,7 +279,7 @@ def test_a_screen_saver_that_dies_is_use(desk: Desk, display: str) -> None:
             watcher.says("in use: xscreensaver: xscreensaver is not running")
             eventually(lambda: desk.state == "owner")
             with ScreenSaver(display):
-                watcher.says("xscreensaver can be read again")
+                watcher.says("xscreensaver can be read now")
 
 
 @X

@@ -118,6 +118,7 @@ class Followed:
         self._opening: asyncio.Task[None] | None = None
         # One that was named, or that was there once, counts while it is away.
         self._counts = named
+        self._missed = False
         self._trouble = "not found yet"
         self._pause_s = PAUSE_MIN_S
         self._next_try_s = 0.0
@@ -146,9 +147,11 @@ class Followed:
             self._next_try_s = time.monotonic() + self._pause_s
             self._pause_s = min(2 * self._pause_s, PAUSE_MAX_S)
             self._trouble = str(error) or "it does not answer"
+            self._missed = True
             return
-        if self._counts:
-            self._say(f"{self.name} can be read again")
+        if self._missed:
+            self._say(f"{self.name} can be read now")
+            self._missed = False
         self._source = source
         self._counts = True
         self._pause_s = PAUSE_MIN_S
@@ -166,6 +169,7 @@ class Followed:
                 return await self._source.read()
         except (Unreadable, TimeoutError) as error:
             self._trouble = str(error) or "it does not answer"
+            self._missed = True
             self._say(f"{self.name} cannot be read: {self._trouble}")
             lost, self._source = self._source, None
             self._opening = asyncio.create_task(lost.close())
@@ -374,7 +378,10 @@ ExecStopPost=-{_systemd_words(_disable_command(options, candidates))}
 KillMode=mixed
 Restart=on-failure
 RestartSec=5
-# Control groups share a CPU before priorities count, and distccd is in this one.
+# Control groups share the CPU before priorities do: this one, with distccd in it, comes after all
+# others of the session. A systemd before 252 does not know "idle".
+Slice=-.slice
+CPUWeight=1
 CPUWeight=idle
 
 [Install]
