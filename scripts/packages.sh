@@ -32,8 +32,8 @@ shellcheck       test        shellcheck        ShellCheck            shellcheck 
 sanitizers       test        gcc               libasan,libubsan      gcc               -
 dmucs            test,bench  dmucs             -                     -                 -
 # A desktop, for watch-ssaver.
-Xvfb             test        xvfb              xorg-x11-server-Xvfb  xorg-server-xvfb  -
-xdotool          test        xdotool           xdotool               xdotool           -
+Xvfb             test,bench  xvfb              xorg-x11-server-Xvfb  xorg-server-xvfb  -
+xdotool          test,bench  xdotool           xdotool               xdotool           -
 xscreensaver     test        xscreensaver      xscreensaver-base     xscreensaver      -
 dbus-daemon      test        dbus-daemon       dbus-daemon           dbus              -
 dbus-send        test        dbus-bin          dbus-tools            dbus              -

@@ -132,6 +132,37 @@ def test_a_host_comes_and_goes(desk: Desk) -> None:
         assert all(process.gone for process in tree.read().values())
 
 
+def priorities(desk: Desk) -> set[tuple[int, int]]:
+    """Return the niceness and the scheduling class of each of distccd's processes."""
+    return {
+        (os.getpriority(os.PRIO_PROCESS, pid), os.sched_getscheduler(pid))
+        for pid in desk.tree("distccd").read()
+    }
+
+
+def test_a_desktop_has_the_lowest_priority(desk: Desk) -> None:
+    done = desk.enable("--mode", "proportional", "--reserve", "1.5")
+    assert (done.returncode, done.stderr) == (0, "")
+    add = desk.server.told("add")
+    assert (add.text("mode"), add.text("reserve_cpus")) == ("proportional", "1.5")
+    assert "--nice 19" in " ".join(desk.command("distccd"))
+    assert priorities(desk) == {(19, os.SCHED_IDLE)}
+
+
+def test_a_host_that_hosts_info_alone_calls_a_desktop_has_it_too(desk: Desk) -> None:
+    answer = b"ok host=desk1 slots=2 power_index=1 mode=idle\n"
+    desk.server.answers["add"] = [answer]
+    done = desk.enable("--slots", 2)
+    assert "; it gets compiles while watch-ssaver says that it is unused\n" in done.stdout
+    eventually(lambda: priorities(desk) == {(19, os.SCHED_IDLE)})
+
+
+def test_a_dedicated_host_has_not(desk: Desk) -> None:
+    assert desk.enable().returncode == 0
+    desk.server.told("load")
+    assert {scheduler for _, scheduler in priorities(desk)} == {os.SCHED_OTHER}
+
+
 def test_more_slots_than_distccd_has_are_told_of(desk: Desk) -> None:
     assert desk.enable("--slots", 1).stdout == (
         "desk1 is available with 2 slots, power index 1, but its distccd has 1: use --slots 2\n"

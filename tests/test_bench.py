@@ -28,6 +28,11 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     [
         pytest.param("server", "dmucs", marks=pytest.mark.needs("cc", "dmucs")),
         pytest.param("decision", "every slot in use", marks=pytest.mark.needs("cc")),
+        pytest.param(
+            "owner",
+            "to the last lease",
+            marks=pytest.mark.needs("gcc", "distccd", "Xvfb", "xdotool"),
+        ),
         pytest.param("gethost", "peak memory", marks=pytest.mark.needs("cc", "distcc", "distccd")),
     ],
 )

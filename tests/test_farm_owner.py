@@ -219,8 +219,10 @@ def test_the_larger_reserve_counts(story: OwnersStory) -> None:
 
 def test_a_proportional_host_offers_what_its_owner_leaves(story: OwnersStory) -> None:
     desk = story.joins_in(Mode.PROPORTIONAL, slots=8)
-    assert desk.slots == 0, "nothing is known of what the owner leaves"
+    assert desk.slots == 0
+    assert shown(story)[1] == "offers 0 of 8 slots: nothing is known of what its owner leaves"
     story.foreign(0.2)
+    assert shown(story)[1].endswith("0.2 CPUs are in foreign use, 1 kept free; more if it stays so")
     story.passes(CALM_S / 2)
     story.foreign(0.2)
     assert desk.slots == 0

@@ -510,9 +510,13 @@ class Farm:
             times = "once" if host.failures == 1 else f"{host.failures} times in a row"
             return State.QUARANTINED, f"failed {times}; it is probed before it is used again"
         if host.slots < host.capacity:
-            foreign = f"{host.load.foreign_cpus if host.load else 0:.1f} CPUs are in foreign use"
-            kept = f"{host.proportion.reserve_cpus:g} kept free"
-            return State.UP, f"offers {host.slots} of {host.capacity} slots: {foreign}, {kept}"
+            why = "nothing is known of what its owner leaves"
+            if host.load is not None:
+                why = f"{host.load.foreign_cpus:.1f} CPUs are in foreign use"
+                why += f", {host.proportion.reserve_cpus:g} kept free"
+            if host.proportion.calm:
+                why += "; more if it stays so"
+            return State.UP, f"offers {host.slots} of {host.capacity} slots: {why}"
         return State.UP, ""
 
     def _settle(self, host: Host, reason: str = "") -> None:

@@ -29,6 +29,11 @@ class Proportion:
     _calm_since: float | None = None
     _least: int = 0  # that was left since then
 
+    @property
+    def calm(self) -> bool:
+        """Whether the owner leaves more than is offered, and has not done so for long enough."""
+        return self._calm_since is not None
+
     def report(self, cpus: int, foreign_cpus: float, now: float) -> None:
         """Take a load report in: of so many CPUs, so many are in use by others than the farm."""
         left = int(max(0.0, cpus - foreign_cpus - self.reserve_cpus + 0.5))
