@@ -135,9 +135,10 @@ def test_compiles_finish_at_the_lowest_priority(farm: OwnersFarm) -> None:
 
 def test_compiles_are_stopped_and_go_on_when_the_owner_leaves_again(farm: OwnersFarm) -> None:
     def are_stopped() -> bool:
-        # A shell that starts a program as this is stopped sleeps until it has been started.
-        stopped = (psutil.STATUS_STOPPED, psutil.STATUS_DISK_SLEEP)
-        return all(each.status() in stopped for each in farm.of_desk())
+        # A shell that was just starting a program sleeps until that, stopped too, has started.
+        of_each = [[each, *each.children()] for each in farm.of_desk()]
+        assert len(of_each) == 2
+        return all(group[-1].status() == psutil.STATUS_STOPPED for group in of_each)
 
     async def story() -> None:
         async with farm.desktop("--reclaim", "stop") as watched:

@@ -9,8 +9,10 @@ import pytest
 from test_farm import DONE, FAILED, PORT, Story
 
 from compilefarm.events import HostAdded, HostsListed, OwnerReported, TimePassed, WatcherEnded
-from compilefarm.farm import LOST_AFTER_S, PATIENCE_UNKNOWN_S
+from compilefarm.farm import LOST_AFTER_S, PATIENCE_UNKNOWN_S, Farm
+from compilefarm.learning import Learning
 from compilefarm.model import Declaration, Host, Load, Mode, Outcome, State
+from compilefarm.placement.earliest import EarliestPolicy
 from compilefarm.proportion import CALM_S, RESERVE_CPUS
 
 
@@ -181,6 +183,23 @@ def test_compiles_that_saw_the_owner_tell_nothing_of_speed(story: OwnersStory) -
     story.passes(PATIENCE_UNKNOWN_S)
     assert story.probed() == ["desk1"], "one compile of 50 minutes must not teach patience"
     story.ends(stuck)
+
+
+@pytest.mark.parametrize("disturbed", [False, True])
+def test_such_a_time_is_not_learned(disturbed: bool) -> None:
+    learning = Learning()
+    story = OwnersStory()
+    story.farm = Farm(EarliestPolicy(learning))
+    story.joins_in(Mode.IDLE)
+    story.owner_is_away()
+    number = story.asks(directory="/src", source="main.c")
+    story.passes(1.0)
+    if disturbed:
+        story.owner_is_there()
+        story.owner_is_away()
+    story.passes(60.0)
+    story.ends(number, Outcome(exit=0, wall_s=61.0))
+    assert (learning.cost("/src", "main.c") is None) == disturbed
 
 
 # -- whose word counts
