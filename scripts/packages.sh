@@ -35,6 +35,9 @@ dmucs            test,bench  dmucs             -                     -          
 Xvfb             test,bench  xvfb              xorg-x11-server-Xvfb  xorg-server-xvfb  -
 xdotool          test,bench  xdotool           xdotool               xdotool           -
 xscreensaver     test        xscreensaver      xscreensaver-base     xscreensaver      -
+sway             test        sway              sway                  sway              -
+swayidle         test        swayidle          swayidle              swayidle          -
+wtype            test        wtype             wtype                 wtype             -
 dbus-daemon      test        dbus-daemon       dbus-daemon           dbus              -
 dbus-send        test        dbus-bin          dbus-tools            dbus              -
 dbusmock         test        python3-dbusmock  python3-dbusmock      python-dbusmock   -

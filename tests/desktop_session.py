@@ -100,6 +100,30 @@ def x_server() -> Iterator[tuple[str, subprocess.Popen[str]]]:
 
 
 @contextlib.contextmanager
+def wayland_desktop() -> Iterator[tuple[dict[str, str], subprocess.Popen[str]]]:
+    """Run sway without a screen; yield what its programs have in their environment."""
+    with tempfile.TemporaryDirectory(prefix="compilefarm-sway-") as runtime:
+        config = Path(runtime, "config")
+        config.write_text("xwayland disable\nseat seat0 fallback true\n")
+        environment = bare_environment() | {
+            "XDG_RUNTIME_DIR": runtime,
+            "WLR_BACKENDS": "headless",
+            "WLR_LIBINPUT_NO_DEVICES": "1",
+            "WLR_RENDERER": "pixman",
+        }
+        # It does not run as root.
+        as_somebody = ["unshare", "--user", "--map-user=1000"] if os.geteuid() == 0 else []
+        with started(*as_somebody, "sway", "-c", str(config), environment=environment) as sway:
+            [lock] = eventually(lambda: list(Path(runtime).glob("wayland-*.lock")))
+            yield {"XDG_RUNTIME_DIR": runtime, "WAYLAND_DISPLAY": lock.stem}, sway
+
+
+def press_key(desktop: Mapping[str, str]) -> None:
+    """Make real input, as far as the Wayland desktop can tell."""
+    subprocess.run(["wtype", "a"], env=os.environ | desktop, check=True, timeout=PATIENCE_S)
+
+
+@contextlib.contextmanager
 def bus() -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """Run a private bus; yield its address, and the process."""
     command = ["dbus-daemon", "--session", "--nofork", "--nopidfile", "--print-address=1"]

@@ -22,6 +22,8 @@ from desktop_session import (
     bare_environment,
     bus,
     move_mouse,
+    press_key,
+    wayland_desktop,
     x_server,
 )
 
@@ -198,6 +200,59 @@ def test_an_x_server_that_ends_or_hangs_is_lost(monkeypatch: pytest.MonkeyPatch)
                 process.kill()
                 process.wait()
                 assert "lost" in await second.is_lost()
+
+    asyncio.run(scene())
+
+
+@pytest.mark.needs("sway", "swayidle", "wtype")
+def test_wayland_tells_of_real_input(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    (tmp_path / "swayidle").mkdir()
+    (tmp_path / "swayidle" / "config").write_text(f"timeout 1 'touch {tmp_path}/done'\n")
+
+    async def scene() -> None:
+        with wayland_desktop() as (desktop, sway):
+            for key, text in desktop.items():
+                monkeypatch.setenv(key, text)
+            async with opened("wayland") as source:
+                first = await idles(source)
+                assert (await source.read()).input_s == first
+                await off_thread(press_key, desktop)
+                await source.tells_at_once("unused")
+                reading = await source.read()
+                assert reading.input_s is not None
+                assert reading.input_s > first + 1
+                assert await idles(source) > first
+                sway.kill()
+                sway.wait()
+                assert "swayidle ended" in await source.is_lost()
+        assert not children("sh")
+
+    asyncio.run(scene())
+    assert not (tmp_path / "done").exists(), "it did what its user configured, once more"
+
+
+async def idles(source: Open) -> float:
+    """Wait until the last input is not now; return when it was."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            first = (await source.read()).input_s
+            await asyncio.sleep(0.02)
+            if first is not None and first == (await source.read()).input_s:
+                return first
+
+
+@pytest.mark.needs("swayidle")
+def test_swayidle_without_a_desktop_is_absent(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WAYLAND_DISPLAY", "wayland-0")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+
+    async def scene() -> None:
+        with pytest.raises(Absent, match="does not tell swayidle"):
+            async with opened("wayland"):
+                pass
 
     asyncio.run(scene())
 

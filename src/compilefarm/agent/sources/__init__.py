@@ -48,6 +48,7 @@ KNOWN = {
     "logind": "the idle and locked hints of the seat's session, on the system bus",
     "x11": "time since the last input to the X display",
     "mutter": "time since the last input to a GNOME desktop",
+    "wayland": "time since the last input to another Wayland desktop, by swayidle",
     "input": "time since the last event of /dev/input, where that may be read",
     "tty": "time since somebody typed on a terminal",
 }
@@ -65,6 +66,10 @@ def make(name: str) -> Source:
             from compilefarm.agent.sources.x11 import X11
 
             return X11()
+        case "wayland":
+            from compilefarm.agent.sources.wayland import Wayland
+
+            return Wayland()
         case "input" | "tty":
             from compilefarm.agent.sources.devices import InputDevices, Terminals
 
