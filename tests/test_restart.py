@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sqlite3
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from compile_host import eventually
-from farm_processes import LOADS, Client, HostServer
+from farm_processes import LOADS, STATUS, Client, HostServer
+
+from compilefarm.state import FILE_NAME
 
 pytestmark = pytest.mark.slow
 
@@ -144,3 +148,92 @@ def test_an_attachment_without_sense(server: HostServer, line: str) -> None:
         client.hears("attached")
         client.is_turned_away()
     eventually(lambda: server.farm()["totals"]["slots_in_use"] == 0)
+
+
+# -- availability survives
+
+
+@pytest.fixture
+def remembering(tmp_path: Path) -> Iterator[HostServer]:
+    options = "--state-dir", tmp_path / "state", "--hosts-info", tmp_path / "hosts-info"
+    (tmp_path / "hosts-info").write_text("static1 1 1 address=127.0.0.1 static\n")
+    with HostServer(tmp_path, *options) as server:
+        yield server
+
+
+def restart(server: HostServer) -> None:
+    server.kill()
+    server.start()
+
+
+def is_free(server: HostServer, name: str) -> bool:
+    host = server.host(name)
+    return bool(host["slots_free"] == host["slots"])
+
+
+def test_what_was_said_by_hand_survives_sigkill(remembering: HostServer) -> None:
+    server = remembering
+    added = "add host=127.0.0.1 port=4001 slots=3 power_index=2.5 types=a,b compilers=gcc"
+    assert server.ask(f"{added} mode=proportional reserve_cpus=0.5").startswith("ok ")
+    assert server.ask("add host=127.0.0.1 port=4002 slots=2").startswith("ok ")
+    assert server.ask("remove host=static1") == "ok known=yes"
+    assert server.ask("remove host=127.0.0.1 port=4002") == "ok known=yes"
+    before = server.host(NAME)
+    for _ in range(2):
+        restart(server)
+        after = eventually(lambda: (now := server.host(NAME))["slots_in_use"] == 0 and now)
+        for key in ("state", "slots", "power_index", "types", "compilers", "mode", "address"):
+            assert after[key] == before[key], key
+        assert server.host("static1")["state"] == "away"
+        assert server.host("127.0.0.1:4002") == {}
+        # A reporter that only returns does not undo it; somebody who says so does.
+        again = "add host=127.0.0.1 port=4002 slots=2 returning=yes"
+        assert server.ask(again, port=LOADS) == "ok host=127.0.0.1:4002 slots=0 available=no"
+    server.ask("add host=static1")
+    server.ask("add host=127.0.0.1 port=4002 slots=2")
+    restart(server)
+    for name in ("static1", NAME, "127.0.0.1:4002"):
+        eventually(partial(is_free, server, name))
+
+
+def test_a_drain_that_was_under_way_stays_begun(remembering: HostServer) -> None:
+    server = remembering
+    assert server.ask("remove host=static1") == "ok known=yes"
+    assert server.ask(HOST).startswith("ok ")
+    with server.connect() as client, server.connect(STATUS) as leaving:
+        client.say("request user=ada")
+        client.hears("lease")
+        leaving.say("drain host=127.0.0.1 port=4001 grace_s=60")
+        leaving.hears("draining")
+        assert server.ask("remove host=static1") == "ok known=no"  # it writes what is not yet
+        restart(server)
+    assert server.ask(HOST + " returning=yes", port=LOADS).endswith("available=no")
+
+
+def test_a_host_that_reported_is_awaited(remembering: HostServer) -> None:
+    server = remembering
+    with server.connect(LOADS) as reporter:
+        reporter.say(HOST, "load host=127.0.0.1 port=4001")
+        reporter.hears("ok")
+        reporter.hears("ok")
+        assert server.ask("remove host=static1") == "ok known=yes"
+    restart(server)
+    assert server.host(NAME)["state"] == "silent"
+    with server.connect() as client:
+        client.say("request user=ada")
+        client.hears("wait")
+        with server.connect(LOADS) as reporter:
+            reporter.say(f"{HOST} returning=yes", "load host=127.0.0.1 port=4001 returning=yes")
+            client.hears("lease")
+
+
+def test_what_makes_no_sense_is_left_out(remembering: HostServer, tmp_path: Path) -> None:
+    server = remembering
+    assert server.ask(HOST).startswith("ok ")
+    server.kill()
+    with contextlib.closing(sqlite3.connect(tmp_path / "state" / FILE_NAME)) as database, database:
+        for name, text in (("a", "{"), ("b", "[]"), ("c", '{"host": 1}'), ("d", "null")):
+            database.execute("INSERT INTO host VALUES (?, ?, '', 1, 0)", (name, text))
+    server.start()
+    assert server.log.read_text().count("makes no sense") == 4
+    assert server.host(NAME)["state"] == "up"

@@ -88,6 +88,9 @@ class Server(Protocol):
     ) -> str:
         """Return the host's address if the sender may speak for it, else raise `WireError`."""
 
+    async def availability_is_kept(self) -> None:
+        """Wait until what was said of hosts' availability survives the server, if it is to."""
+
     def drain_end(self, name: str) -> asyncio.Future[DrainEnded]:
         """Return what will be set when the drain of that host has ended."""
 
@@ -474,6 +477,7 @@ class StatusConnection(HostConnection):
         known = self._server.farm.find(host, port)
         was_available = known is not None and known.added
         self._server.happen(HostRemoved(host, port))
+        await self._server.availability_is_kept()
         self.send("ok", known="yes" if was_available else "no")
 
     async def _drain(self, message: Message) -> None:
@@ -487,6 +491,7 @@ class StatusConnection(HostConnection):
         self.send("draining", leases=len(known.leases))
         end = self._server.drain_end(known.name)
         self._server.happen(HostDrained(host, port, grace_s))
+        await self._server.availability_is_kept()
         drain = await end
         if drain.reason:
             raise WireError(f"{known.name} is not drained: {drain.reason}")
@@ -580,6 +585,8 @@ async def _add(connection: HostConnection, server: Server, message: Message) -> 
     )
     address = await connection.address_of(host, port)
     server.happen(HostAdded(declaration, address, _is_returning(message)))
+    if isinstance(connection, StatusConnection):  # somebody said so; a reporter will say it again
+        await server.availability_is_kept()
     known = server.farm.find(host, port)
     if known is None or not known.added or known.drain_until is not None:
         name = host_name(host, port) if known is None else known.name

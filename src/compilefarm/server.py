@@ -55,6 +55,7 @@ from compilefarm.dead_peer import notice_dead_peer
 from compilefarm.events import (
     AvailabilityChanged,
     DrainEnded,
+    EarlierLife,
     Effect,
     Event,
     Grant,
@@ -121,6 +122,7 @@ class HostServer:
         self.reporters: dict[str, LoadConnection] = {}
         self.overdue_at: dict[LineConnection, float] = {}
         self.recorder: Recorder | None = None
+        self.behind: WriteBehind | None = None
         self.base_port = 0
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
@@ -190,6 +192,11 @@ class HostServer:
         self.refused(sender, why)
         raise WireError(why)
 
+    async def availability_is_kept(self) -> None:
+        """Wait until what was said of hosts' availability survives us, if it is to."""
+        if self.behind is not None:
+            await self.behind.written()
+
     def drain_end(self, name: str) -> asyncio.Future[DrainEnded]:
         """Return what will be set when the drain of that host has ended."""
         end: asyncio.Future[DrainEnded] = self._loop.create_future()
@@ -238,7 +245,8 @@ class HostServer:
         log.info("host %s: %s", effect.name, effect.text)
 
     def _availability_changed(self, effect: AvailabilityChanged) -> None:
-        """Nothing is kept of it yet."""
+        if self.behind is not None:
+            self.behind.availability_changed(effect.name)
 
     def _lease_ended(self, effect: LeaseEnded) -> None:
         if self.recorder is None:
@@ -586,17 +594,18 @@ async def serve(options: argparse.Namespace) -> None:
     reload = asyncio.Event()
     loop.add_signal_handler(signal.SIGHUP, reload.set)
     async with contextlib.AsyncExitStack() as stack:
-        behind: WriteBehind | None = None
         if options.state_dir is not None:
-            behind = await _recall(options.state_dir, learning, stack)
+            server.behind = await _recall(options.state_dir, learning, server.farm, stack)
         if options.hosts_info is not None:
             await _read_first(server, options.hosts_info)
+        if server.behind is not None and server.behind.earlier_life is not None:
+            server.happen(EarlierLife(server.behind.earlier_life))
         if options.record is not None:
             server.recorder = _recorder(options.record, server.now(), stack)
         base = server.base_port = await _listen(server, options, stack)
         works = [server.keep_time(), _reload_on_demand(server, options, reload)]
-        if behind is not None:
-            works.append(behind.keep())
+        if server.behind is not None:
+            works.append(server.behind.keep())
         for work in works:
             stack.callback(loop.create_task(work).cancel)
         where = ", ".join(options.bind or ["all addresses"])
@@ -662,10 +671,10 @@ async def _read_first(server: HostServer, path: Path) -> None:
 
 
 async def _recall(
-    directory: Path, learning: Learning, stack: contextlib.AsyncExitStack
+    directory: Path, learning: Learning, farm: Farm, stack: contextlib.AsyncExitStack
 ) -> WriteBehind:
     """Learn again from what was kept; return what is to go on keeping it."""
-    behind = WriteBehind(directory, learning)
+    behind = WriteBehind(directory, learning, farm.availability)
     try:
         await behind.recall()
     except StateError as error:

@@ -1,6 +1,7 @@
 """What survives a restart: one SQLite file under --state-dir.
 
-It holds what compiles took, from which `learning` works everything else out again. Learning is
+It holds what compiles took, from which `learning` works everything else out again, and whether
+somebody said that a host is available, or is to be left out. Learning is
 worth a lot and a lease is worth more: whatever goes wrong with the disk loses learning, with a
 message, and never stops the server. A file that cannot be read, or that a newer version wrote, is
 set aside under another name and a new one is begun.
@@ -16,28 +17,34 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FILE_NAME = "state.sqlite3"
-VERSION = 2
 
-_SCHEMA = f"""
-BEGIN;
-CREATE TABLE compile (
-    directory TEXT NOT NULL,
-    source TEXT NOT NULL,
-    host TEXT NOT NULL,
-    took_s REAL NOT NULL,
-    at REAL NOT NULL,  -- seconds since the epoch
-    crowding REAL NOT NULL  -- of the host, as `learning.crowding` has it
-);
-CREATE INDEX compile_file ON compile (directory, source);
-PRAGMA user_version = {VERSION};
-COMMIT;
-"""
-_FROM_VERSION_1 = """
-BEGIN;
-ALTER TABLE compile ADD COLUMN crowding REAL NOT NULL DEFAULT 0;
-PRAGMA user_version = 2;
-COMMIT;
-"""
+# What makes each version of the file from the one before; the first, from none.
+_STEPS = (
+    """
+    CREATE TABLE compile (
+        directory TEXT NOT NULL,
+        source TEXT NOT NULL,
+        host TEXT NOT NULL,
+        took_s REAL NOT NULL,
+        at REAL NOT NULL  -- seconds since the epoch
+    );
+    CREATE INDEX compile_file ON compile (directory, source);
+    """,
+    """
+    -- of the host, as `learning.crowding` has it
+    ALTER TABLE compile ADD COLUMN crowding REAL NOT NULL DEFAULT 0;
+    """,
+    """
+    CREATE TABLE host (
+        name TEXT PRIMARY KEY,
+        declaration TEXT NOT NULL,  -- JSON
+        address TEXT NOT NULL,
+        available INTEGER NOT NULL,
+        reported INTEGER NOT NULL
+    );
+    """,
+)
+VERSION = len(_STEPS)
 
 
 class StateError(Exception):
@@ -56,6 +63,17 @@ class RememberedCompile:
     crowding: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class RememberedHost:
+    """A host's availability; `declaration` is JSON, the rest as in `model.Availability`."""
+
+    name: str
+    declaration: str
+    address: str
+    available: bool
+    reported: bool
+
+
 class StateFile:
     """The open state file; methods raise `StateError` when the disk does not play along."""
 
@@ -63,6 +81,7 @@ class StateFile:
         """Open the state in a directory, which is made; set aside a file that cannot be used."""
         self.path = directory / FILE_NAME
         self.set_aside: str | None = None
+        self.begun = False  # there was none before
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -122,6 +141,35 @@ class StateFile:
         except sqlite3.Error as error:
             raise StateError(f"cannot write {self.path}: {error}") from None
 
+    def hosts(self) -> list[RememberedHost]:
+        """Return what is known of hosts' availability."""
+        query = "SELECT name, declaration, address, available, reported FROM host ORDER BY name"
+        try:
+            rows = self._database.execute(query).fetchall()
+        except sqlite3.Error as error:
+            raise StateError(f"cannot read {self.path}: {error}") from None
+        return [
+            RememberedHost(name, declaration, address, bool(available), bool(reported))
+            for name, declaration, address, available, reported in rows
+        ]
+
+    def save_hosts(self, hosts: Iterable[RememberedHost], forgotten: Iterable[str]) -> None:
+        """Write what is new of hosts' availability; of the forgotten nothing is left."""
+        try:
+            with self._database:
+                self._database.executemany(
+                    "INSERT OR REPLACE INTO host VALUES (?, ?, ?, ?, ?)",
+                    (
+                        (each.name, each.declaration, each.address, each.available, each.reported)
+                        for each in hosts
+                    ),
+                )
+                self._database.executemany(
+                    "DELETE FROM host WHERE name = ?", ((name,) for name in forgotten)
+                )
+        except sqlite3.Error as error:
+            raise StateError(f"cannot write {self.path}: {error}") from None
+
     def close(self) -> None:
         """Close the file."""
         self._database.close()
@@ -134,10 +182,11 @@ class StateFile:
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = NORMAL")
             version = self._database.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                self._database.executescript(_SCHEMA)
-            elif version == 1:
-                self._database.executescript(_FROM_VERSION_1)
+            self.begun = version == 0
+            if version < VERSION:
+                self._database.executescript(
+                    f"BEGIN; {''.join(_STEPS[version:])} PRAGMA user_version = {VERSION}; COMMIT;"
+                )
             elif version != VERSION:
                 raise _UnusableError(f"version {version} of it is newer than ours, {VERSION}")
             elif self._database.execute("PRAGMA quick_check").fetchone()[0] != "ok":

@@ -1,30 +1,51 @@
-"""What is learned, on its way to the state file and back: behind the server, and off its loop.
+"""What is to survive, on its way to the state file and back: behind the server, and off its loop.
 
 `learning` knows the loop's times, which mean nothing to the next server, and `state` those of the
-calendar; the two meet here. A disk that fails loses learning, with a message, and nothing else.
+calendar; the two meet here. What is learned may be lost for some seconds; what somebody said of a
+host's availability is on its way to the disk before he is answered, so that not even SIGKILL undoes
+it. A disk that fails loses all of that, with a message, and nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 from compilefarm.learning import COMPILES_OF_FILE, Compile, Learning
-from compilefarm.state import RememberedCompile, StateError, StateFile
+from compilefarm.model import Availability, Declaration, Mode
+from compilefarm.state import RememberedCompile, RememberedHost, StateError, StateFile
 
 WRITE_BEHIND_S = 5.0
+# For a disk that hangs: nobody is to wait for it any longer.
+WRITTEN_WITHIN_S = 1.0
 
 log = logging.getLogger("host-server")
 
 
 class WriteBehind:
-    """Keeps what one `Learning` learns in a directory; opened with `recall`, ended with `close`."""
+    """Keeps what survives in a directory; opened with `recall`, ended with `close`.
 
-    def __init__(self, directory: Path, learning: Learning) -> None:
+    `availability` tells what is to be kept of a host; `earlier_life` is what was kept of all hosts,
+    None where the directory is new.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        learning: Learning,
+        availability: Callable[[str], Availability | None],
+    ) -> None:
+        self.earlier_life: tuple[Availability, ...] | None = None
         self._directory = directory
         self._learning = learning
+        self._availability = availability
+        self._changed: set[str] = set()
+        self._writing = asyncio.Lock()
         self._state: StateFile
         self._epoch_offset_s = time.time() - asyncio.get_running_loop().time()
         self._failed = ""
@@ -50,6 +71,22 @@ class WriteBehind:
             ]
         )
         log.info("%s: learned from %d compiles", self._state.path, len(kept))
+        if not self._state.begun:
+            known = [_recalled(each) for each in self._state.hosts()]
+            self.earlier_life = tuple(each for each in known if each is not None)
+
+    def availability_changed(self, name: str) -> None:
+        """Take note that something is to be kept of a host."""
+        self._changed.add(name)
+
+    async def written(self) -> None:
+        """Wait until what is to be kept of hosts is written, but not for long."""
+        if self._changed or self._writing.locked():
+            try:
+                async with asyncio.timeout(WRITTEN_WITHIN_S):
+                    await self._write()
+            except TimeoutError:
+                log.error("%s: writing takes too long", self._state.path)
 
     async def keep(self) -> None:
         """Write every few seconds, for ever."""
@@ -63,21 +100,54 @@ class WriteBehind:
         self._state.close()
 
     async def _write(self) -> None:
-        """Write what is new; where that fails it is lost, and said once until it works again."""
-        compiles, forgotten = self._learning.unsaved()
-        if not compiles and not forgotten:
-            return
-        remembered = [
-            RememberedCompile(*each._replace(at=each.at + self._epoch_offset_s))
-            for each in compiles
-        ]
-        try:
-            await asyncio.to_thread(self._state.save, remembered, forgotten, COMPILES_OF_FILE)
-        except StateError as error:
-            if self._failed != str(error):
-                self._failed = str(error)
-                log.error("what is learned is not kept: %s", error)
-            return
-        if self._failed:
-            self._failed = ""
-            log.info("what is learned is kept again")
+        """Write what is new; where that fails what was learned is lost, and said once."""
+        async with self._writing:
+            compiles, forgotten = self._learning.unsaved()
+            names, self._changed = self._changed, set()
+            if not compiles and not forgotten and not names:
+                return
+            remembered = [
+                RememberedCompile(*each._replace(at=each.at + self._epoch_offset_s))
+                for each in compiles
+            ]
+            hosts = {name: self._availability(name) for name in names}
+            known = [_remembered(name, each) for name, each in hosts.items() if each is not None]
+            unknown = [name for name, each in hosts.items() if each is None]
+            try:
+                if names:
+                    await asyncio.to_thread(self._state.save_hosts, known, unknown)
+                await asyncio.to_thread(self._state.save, remembered, forgotten, COMPILES_OF_FILE)
+            except StateError as error:
+                self._changed |= names
+                if self._failed != str(error):
+                    self._failed = str(error)
+                    log.error("what is learned is not kept: %s", error)
+                return
+            if self._failed:
+                self._failed = ""
+                log.info("what is learned is kept again")
+
+
+def _remembered(name: str, known: Availability) -> RememberedHost:
+    declaration = {
+        key: sorted(value) if isinstance(value, frozenset) else value
+        for key, value in asdict(known.declaration).items()
+    }
+    declaration["mode"] = known.declaration.mode and known.declaration.mode.value
+    return RememberedHost(
+        name, json.dumps(declaration), known.address, known.available, known.reported
+    )
+
+
+def _recalled(known: RememberedHost) -> Availability | None:
+    """Return what was kept of a host; None, and a message, where that makes no sense."""
+    try:
+        words = json.loads(known.declaration)
+        words["types"] = frozenset(words["types"])
+        words["compilers"] = frozenset(words["compilers"])
+        words["mode"] = words["mode"] and Mode(words["mode"])
+        declaration = Declaration(**words)
+    except (ValueError, KeyError, TypeError) as error:
+        log.error("what was kept of %s makes no sense: %s", known.name, error)
+        return None
+    return Availability(declaration, known.address, known.available, known.reported)
