@@ -46,10 +46,12 @@ from compilefarm.placement.speed_classes import ANY_CLASS, Place, Running, View,
 from compilefarm.placement.tier import tier_of
 
 # A first build, of which nothing says how long the rest of it is: docs/scheduling.md has the
-# reasons.
-COLD_ELAPSED = 0.2  # the rest is at least this part of what was
-COLD_QUEUE = 0.25  # this part of the time that the farm takes for what is outstanding
+# reasons. The rest is at least this part of the time that the farm takes for what is outstanding,
+# and less for slots that, with all that are slower, bring little of what the build can have.
+COLD_QUEUE = 0.25
+COLD_BRINGS = 1.0 / 6.0
 COLD_FASTEST = 1.35  # a slot this much slower than the fastest is always good
+COLD_TYPICAL_FILES = 16  # after so many, a typical file is known well enough to compare ends
 COLD_SPREAD = 4.0  # with slots to spare, any slot within this factor of the fastest
 
 LOOK_AHEAD_FILES = 400  # play forward only a rest this small
@@ -666,17 +668,18 @@ class EarliestPolicy:
         if not build.held:
             return math.inf
         speed, top, typical = place.speed, self._farm.top_speed(), build.typical(now)
-        queued_s = build.outstanding * self._active / max(EPSILON_S, self._farm.power)
-        rest_s = typical * (COLD_QUEUE * queued_s + COLD_FASTEST / top)
-        if build.refills:
-            rest_s += COLD_ELAPSED * (now - (build.begun or now))
-            spare = build.jobs * self._active < self._farm.slots
-            if spare and speed * COLD_SPREAD >= top:
-                return math.inf
+        jobs = build.jobs * self._active
+        if build.refills and jobs < self._farm.slots and speed * COLD_SPREAD >= top:
+            return math.inf
+        power = max(EPSILON_S, self._farm.fastest_sum(jobs))
+        brings = max(0.0, 1.0 - self._farm.faster_sum(place.index, jobs) / power)
+        outstanding = len(self._waiting) + len(self._running)
+        queued_s = outstanding / max(EPSILON_S, self._farm.power)
+        rest_s = typical * (
+            COLD_QUEUE * math.pow(brings, COLD_BRINGS) * queued_s + COLD_FASTEST / top
+        )
         limit = rest_s * speed
-        # Before anything was done, when leases end is a guess; and beside other builds, the slot
-        # that comes free may be theirs.
-        if typical > limit and build.done and self._active == 1:
+        if typical > limit and build.done >= COLD_TYPICAL_FILES:
             limit = max(limit, queue.view.no_sooner_elsewhere(place, now))
         return limit
 

@@ -216,6 +216,19 @@ class View:
             left -= speed_class.slots
         return power
 
+    def faster_sum(self, index: int, jobs: int) -> float:
+        """Return the summed speed of those of the `jobs` fastest slots that are above a class."""
+        left, power = jobs, 0.0
+        for above in reversed(self.order):
+            if above <= index:
+                break
+            speed_class = self.classes[above]
+            if speed_class.slots >= left:
+                return power + left * speed_class.speed
+            power += speed_class.power
+            left -= speed_class.slots
+        return power
+
     def is_fastest(self, place: Place) -> bool:
         """Whether no class above a place's has slots, busy or not."""
         for index in reversed(self.order):
