@@ -82,6 +82,24 @@ def test_a_wrong_power_index_is_found_out(declared: float, noise: float) -> None
     assert learning.confidence("odd", 400.0) > 0.5
 
 
+def test_a_host_that_changed_while_it_was_not_used_is_believed_soon() -> None:
+    learning = wrong_power(0.05, 2.0)
+    assert learning.speed("odd") == pytest.approx(2.0, rel=0.1)
+    for n in range(3):
+        cost_s = learning.cost("/d", f"{n}.c")
+        assert cost_s is not None
+        learning.observe("/d", f"{n}.c", "odd", cost_s / 8.0, 30 * 86_400.0 + n)
+    assert learning.speed("odd") == pytest.approx(8.0, rel=0.15)
+
+
+def test_a_speed_that_nothing_confirms_becomes_unsure() -> None:
+    learning = wrong_power(0.05, 2.0)
+    at_once, later = (learning.confidence("odd", now) for now in (400.0, 400.0 + 7 * 86_400.0))
+    assert at_once > 0.9
+    assert later < 0.5
+    assert wrong_power(0.05, 2.0, pinned=True).confidence("odd", 1e9) == 1.0
+
+
 def test_a_pinned_power_index_stays() -> None:
     assert wrong_power(0.0, 6.0, pinned=True).speed("odd") == pytest.approx(6.0)
 

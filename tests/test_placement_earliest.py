@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from heapq import heappop, heappush
 
 import pytest
 
@@ -210,6 +211,33 @@ def test_a_host_without_memory_gets_no_compile() -> None:
     yard.ask()
     yard.until(yard.now + 0.1)
     assert yard.host_of(1) == "other"
+
+
+def test_a_host_is_measured_once_and_only_while_its_speed_is_unsure() -> None:
+    files = {f"{n}.c": 1.0 + n / 100 for n in range(400)}
+    yard = Farmyard(host("fast", 4, 10), host("slow", 4, 1), learning=taught(files))
+    speeds = {"fast": 10.0, "slow": 1.0}
+    ends: list[tuple[float, int]] = []
+    on_slow = 0
+
+    def run(number: int, source: str) -> None:
+        nonlocal on_slow
+        name = yard.host_of(number)
+        assert name is not None
+        on_slow += name == "slow"
+        heappush(ends, (yard.now + files[source] / speeds[name], number))
+
+    asked = {yard.ask(source): source for source in list(files)[:4]}
+    yard.until(yard.now + 0.1)
+    for number, source in asked.items():
+        run(number, source)
+    for source in list(files)[4:200]:
+        yard.now, number = heappop(ends)
+        yard.end(number)
+        run(yard.ask(source), source)
+    assert on_slow == 1
+    assert yard.learning.confidence("slow", yard.now) > 0.7
+    assert yard.learning.confidence("slow", yard.now + 7 * 86_400) < 0.7
 
 
 def test_with_nothing_running_a_request_is_granted_at_the_next_deadline() -> None:

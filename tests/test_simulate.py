@@ -134,6 +134,30 @@ def test_a_host_that_its_owner_uses_is_left_alone_within_two_seconds() -> None:
     assert free + lost_s - 1.0 <= loaded <= free + lost_s + 4.0
 
 
+def test_a_host_that_became_fast_is_found_again() -> None:
+    """It was slow, and so is not used; a short file that costs little goes there to find out."""
+    files = parse_trace(TRACES["redis"].read_text(), "redis")
+    learning = Learning()
+    builds = [Build("user", "/home/user", files, 8)]
+
+    def farm(speed: float, now: float) -> Simulation:
+        hosts = [
+            Declaration("a", slots=4, power_index=4.0),
+            Declaration("b", slots=4, power_index=4.0),
+            Declaration("c", slots=4, power_index=1.0, actual_power_index=speed),
+        ]
+        return Simulation(make_policy("earliest", learning, random.Random(1)), hosts, now=now)
+
+    before = farm(1.0, 0.0)
+    was = [before.play(builds).makespan_s for _ in range(3)]
+    assert learning.speed("c") == pytest.approx(1.0, rel=0.1)
+    assert was[2] <= 1.01 * was[0]  # to measure costs next to nothing
+    after = farm(12.0, 7 * 86_400.0)
+    now = [after.play(builds).makespan_s for _ in range(2)]
+    assert learning.speed("c") == pytest.approx(12.0, rel=0.1)
+    assert now[1] <= 0.5 * was[2]
+
+
 def test_slots_that_share_cores_are_used_last_once_it_is_known() -> None:
     """With one compile for two slots, the other hosts are better than the second half of these."""
     said = [("a", 16, 4.0, 0.55), ("b", 16, 3.0, None), ("c", 8, 2.0, 0.7)]

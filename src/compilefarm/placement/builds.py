@@ -123,6 +123,7 @@ class Build:
         self.asked = 0  # goes up with all that may change the build's mind
         self.begun: float | None = None
         self.gathers_until = -math.inf
+        self.measures_again = -math.inf  # sends no file to find a host's speed out before then
         self.last_arrival = 0.0
         self.last_event = 0.0
         self.served = 0.0

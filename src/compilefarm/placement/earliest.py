@@ -28,6 +28,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from itertools import islice
 
 from compilefarm.learning import Learning, crowding
 from compilefarm.model import Host, Lease, Load, Outcome, Request, Signature
@@ -76,6 +77,13 @@ PRESSURE_NORMAL = 0.2
 FILLED_FROM, FILLED_UNTIL = 0.6, 0.2
 # What a slot brings, at least, on a core that is in use already: as a part of its speed alone.
 LEAST_LATER_PART = 0.05
+# A host is worth measuring when what is known of its speed is less sure than this: some 30 % off.
+SURE_FROM = 0.7
+LOOK_AGAIN_S = 3600.0
+MEASURE_AGAIN_S = 60.0
+# What a measuring compile may take, as a part of the rest of the build.
+MEASURING_PART = 0.05
+UNSURE_AT_ONCE = 4  # hosts that one decision looks at
 # A speed that moved by less is not worth a look at every waiting build.
 SPEED_MOVED = 0.01
 # A build that refused a slot is not asked again sooner on account of its own expected ends: on a
@@ -127,6 +135,8 @@ class EarliestPolicy:
         self._asleep: dict[int, dict[BuildKey, None]] = {}  # by the class that they refused
         self._alarms: list[tuple[float, BuildKey]] = []  # ask that build again then
         self._fresh: list[Waiting] = []  # came since the last decision
+        self._unsure: dict[str, Place] = {}  # hosts worth measuring
+        self._unsure_at: list[tuple[float, str]] = []  # look at that host's confidence again then
         self._patience: list[tuple[float, int, Waiting]] = []
         self._overdue: dict[int, Waiting] = {}
         self._active = 0
@@ -222,6 +232,7 @@ class EarliestPolicy:
         """See `Policy`."""
         self._leave_group(host.name)
         self._places.pop(host.name)
+        self._unsure.pop(host.name, None)
         del self._standings[host.name]
         self._leases_at_report.pop(host.name, None)
         self._wake_all()
@@ -277,6 +288,7 @@ class EarliestPolicy:
         place = self._places.get(host.name)
         if place is None:
             place = self._places[host.name] = Place(host)
+            heappush(self._unsure_at, (-math.inf, host.name))
         self._signature_of[host.name] = signature
         group = self._groups.get(signature)
         if group is None:
@@ -615,6 +627,9 @@ class EarliestPolicy:
                 return queue.all()[0], place
             if self._unentered:
                 self._enter_ends()
+            measured = self._worth_measuring(build, queue, place, now)
+            if measured is not None:
+                return measured
             fitting = self._fitting(build, queue, place, now)
             if fitting is not None:
                 return fitting, place
@@ -625,6 +640,50 @@ class EarliestPolicy:
                 soonest_s = build.soonest[0][0] + EPSILON_S
                 self._set_alarm(build, max(soonest_s, now + ASK_AGAIN_S))
         return None
+
+    def _worth_measuring(
+        self, build: Build, queue: Queue, free: Place, now: float
+    ) -> tuple[Waiting, Place] | None:
+        """Return a host whose speed has become unsure, and a short file that may find it out.
+
+        It is slower than a free one, as far as is known, or it would be used anyway; and it costs
+        little, because the rest of the build takes far longer than the file does there.
+        """
+        self._note_unsure(now)
+        if not self._unsure or not queue.known or now < build.measures_again or not build.refills:
+            return None
+        cheapest = queue.known[0]
+        rest_s = self._rest_s(build, now, build.typical(now))
+        for name in tuple(islice(self._unsure, UNSURE_AT_ONCE)):
+            place = self._unsure.pop(name)
+            needs_s = cheapest[0] / place.speed
+            if (
+                place.index < free.index
+                and place.slots
+                and not place.host.in_use
+                and name not in queue.avoid
+                and queue.view in place.views
+                and needs_s <= MEASURING_PART * rest_s
+            ):
+                heappush(self._unsure_at, (now + MEASURE_AGAIN_S, name))
+                build.measures_again = now + needs_s
+                return cheapest[2], place
+            self._unsure[name] = place  # the others have their turn first
+        return None
+
+    def _note_unsure(self, now: float) -> None:
+        """Look at the confidence of some hosts whose turn it is."""
+        for _ in range(UNSURE_AT_ONCE):
+            if not self._unsure_at or self._unsure_at[0][0] > now:
+                return
+            name = heappop(self._unsure_at)[1]
+            place = self._places.get(name)
+            if place is None:
+                continue
+            if self.learning.confidence(name, now) < SURE_FROM:
+                self._unsure[name] = place
+            else:
+                heappush(self._unsure_at, (now + LOOK_AGAIN_S, name))
 
     def _fitting(self, build: Build, queue: Queue, place: Place, now: float) -> Waiting | None:
         """Return the request of a queue that is to start now on that free place, if any is."""
