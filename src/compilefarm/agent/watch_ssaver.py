@@ -160,8 +160,10 @@ class Followed:
     async def read(self) -> Reading | None:
         """Return what it says, None where it has no say."""
         if self._source is None:
-            opening_over = self._opening is None or self._opening.done()
-            if opening_over and time.monotonic() >= self._next_try_s:
+            if self._opening is not None and self._opening.done():
+                self._opening.result()  # what is not foreseen must end the program, not a source
+                self._opening = None
+            if self._opening is None and time.monotonic() >= self._next_try_s:
                 self._opening = asyncio.create_task(self.try_to_open())
             return Reading("unreadable", self._trouble) if self._counts else None
         try:

@@ -64,7 +64,7 @@ class X11:
                 if await self._extension_code(b"XWAYLAND"):
                     raise Absent(f"display :{number} is Xwayland, which sees a part of the input")
                 self._extension = await self._extension_code(b"MIT-SCREEN-SAVER")
-        except (OSError, EOFError, struct.error) as error:
+        except (OSError, EOFError, IndexError, struct.error) as error:
             raise Absent(f"display :{number} cannot be reached: {error}") from None
         if not self._extension:
             raise Absent(f"display :{number} has no MIT-SCREEN-SAVER extension")

@@ -38,13 +38,7 @@ class XScreenSaver:
         if shutil.which(PROGRAM) is None:
             raise Absent(f"there is no {PROGRAM}")
         # Watched first and asked then: what changes in between is in the pipe.
-        self._watcher = await asyncio.create_subprocess_exec(
-            PROGRAM,
-            "-watch",
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
+        self._watcher = await _started("-watch")
         try:
             self._state = await _asked()
         except Unreadable as error:
@@ -98,13 +92,7 @@ class XScreenSaver:
 
 async def _asked() -> Reading:
     """Return what xscreensaver says when asked; raises `Unreadable`."""
-    process = await asyncio.create_subprocess_exec(
-        PROGRAM,
-        "-time",
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
+    process = await _started("-time")
     try:
         async with asyncio.timeout(ANSWER_S):
             answer, _ = await process.communicate()
@@ -119,3 +107,13 @@ async def _asked() -> Reading:
     if b" blanked since" in answer or b" locked since" in answer:
         return ON
     raise Unreadable("xscreensaver is not running")
+
+
+async def _started(word: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        PROGRAM,
+        word,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
