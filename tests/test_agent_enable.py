@@ -153,7 +153,7 @@ def test_a_host_that_hosts_info_alone_calls_a_desktop_has_it_too(desk: Desk) -> 
     answer = b"ok host=desk1 slots=2 power_index=1 mode=idle\n"
     desk.server.answers["add"] = [answer]
     done = desk.enable("--slots", 2)
-    assert "; it gets compiles while watch-ssaver says that it is unused\n" in done.stdout
+    assert "power index 1, while watch-ssaver says that it is unused\n" in done.stdout
     eventually(lambda: priorities(desk) == {(19, os.SCHED_IDLE)})
 
 

@@ -78,6 +78,9 @@ def test_hosts_that_were_added_can_be_removed(server: HostServer) -> None:
     added = run("addhost", "--server", server.name, "127.0.0.9", "--slots", 3)
     assert added.stdout == "127.0.0.9 is available with 3 slots, power index 1\n"
     assert server.host("127.0.0.9")["slots"] == 3
+    desktop = run("addhost", "--server", server.name, "127.0.0.8", "--slots", 1, "--mode", "idle")
+    assert desktop.stdout.endswith(", while watch-ssaver says that it is unused\n")
+    eventually(lambda: server.host("127.0.0.8").get("state") == "owner")
     for words in ("is no longer available", "was not available"):
         removed = run("remhost", "--server", server.name, "127.0.0.9")
         assert (removed.returncode, removed.stdout) == (0, f"127.0.0.9:3632 {words}\n")

@@ -203,13 +203,16 @@ class Desktop:
     async def _run(self, program: str, arguments: Sequence[str]) -> str:
         """Run enable-host or disable-host; return what it complains of where it fails."""
         code = f"import sys; from compilefarm.agent.enable import {program} as run; sys.exit(run())"
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-c", code, *arguments,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            pass_fds=self.held,
-        )  # fmt: skip
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-P", "-c", code, *arguments,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                pass_fds=self.held,
+            )  # fmt: skip
+        except OSError as error:
+            return f"{program.replace('_', '-')} cannot be started: {error.strerror}"
         try:
             _, errors = await process.communicate()
         except asyncio.CancelledError:

@@ -333,10 +333,7 @@ class Enabling:
         if message.verb == "away":
             reason = message.text("reason")
             return f"{self._host} is enabled, and registers itself once it can: {reason}"
-        said = added(self._host, message) + self._too_many(message.integer("slots", 0))
-        if message.text("mode") == "idle":
-            said += "; it gets compiles while watch-ssaver says that it is unused"
-        return said
+        return added(self._host, message) + self._too_many(message.integer("slots", 0))
 
     def _too_many(self, granted: int) -> str:
         """Return what is to be said where hosts-info gives the host more slots than distccd has."""

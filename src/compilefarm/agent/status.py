@@ -87,9 +87,11 @@ def _status(answers: list[Message], failures: list[Refused | Unreachable]) -> in
 def added(host: Address, answer: Message) -> str:
     """Return the line that tells the user what the server made of an `add`."""
     slots = answer.text("slots", "?")
+    idle = answer.text("mode") == "idle"
     return (
         f"{answer.text('host', str(host))} is available with {slots} "
         f"slot{'' if slots == '1' else 's'}, power index {answer.text('power_index', '?')}"
+        f"{', while watch-ssaver says that it is unused' if idle else ''}"
     )
 
 
