@@ -33,6 +33,7 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
             "to the last lease",
             marks=pytest.mark.needs("gcc", "distccd", "Xvfb", "xdotool"),
         ),
+        pytest.param("placement", "by chance"),
         pytest.param("gethost", "peak memory", marks=pytest.mark.needs("cc", "distcc", "distccd")),
     ],
 )

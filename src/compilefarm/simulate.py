@@ -421,8 +421,8 @@ def lower_bound_s(works_s: Iterable[float], speeds: Iterable[float], jobs: int) 
     """Return a time that no schedule can beat, for works at power index 1, with `jobs` at once.
 
     The larger of all work over the speed of the fastest slots that can be in use, and, for every k,
-    the k largest works over the k fastest slots (the bound for uniform machines of Gonzalez, Ibarra
-    and Sahni, 1977). A work never runs on more than one slot.
+    the k largest works over the k fastest slots. Were it free to move a work from slot to slot at
+    any time, that would be the optimum (Horvath, Lam and Sethi, 1977). None runs on two at once.
     """
     works = sorted(works_s, reverse=True)
     fastest = sorted(speeds, reverse=True)[:jobs]
