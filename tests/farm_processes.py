@@ -207,6 +207,7 @@ class DistccdHost:
         self._directory = Path(tempfile.mkdtemp(prefix="compilefarm-host-"))
         self._gate = self._directory / "closed"
         self._begun = self._directory / "begun"
+        self._swallows = self._directory / "swallows"
         self.log = self._directory / "distccd.log"
         self._process: subprocess.Popen[bytes]
 
@@ -224,7 +225,11 @@ class DistccdHost:
         for name in ("gcc", f"{os.uname().machine}-linux-gnu-gcc"):  # distcc may ask for either
             gcc = bin_directory / name
             gcc.write_text(
-                f"#!/bin/sh\n[ -e {self._gate} ] && echo $$ >> {self._begun}\n"
+                "#!/bin/sh\n"
+                # A probe is an empty file: it passes the gate, but is swallowed.
+                f'for word; do case "$word" in *.i) [ -s "$word" ] || [ -e {self._swallows} ] || '
+                f'exec {shutil.which("gcc")} "$@" ;; esac; done\n'
+                f"[ -e {self._gate} ] && echo $$ >> {self._begun}\n"
                 f"while [ -e {self._gate} ]; do sleep 0.05; done\n"
                 f'exec {shutil.which("gcc")} "$@"\n'
             )
@@ -279,8 +284,14 @@ class DistccdHost:
         self._begun.chmod(0o666)
         self._gate.touch()
 
+    def swallow(self) -> None:
+        """Let compiles start from now on, and not end, not even those of nothing."""
+        self._swallows.touch()
+        self.close_gate()
+
     def open_gate(self) -> None:
         """Let compiles end."""
+        self._swallows.unlink(missing_ok=True)
         self._gate.unlink()
 
     def await_compiles(self, count: int = 1) -> None:

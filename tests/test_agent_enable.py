@@ -120,7 +120,7 @@ def test_a_host_comes_and_goes(desk: Desk) -> None:
     assert (load.text("distccd"), load.text("peer")) == ("running", "127.0.0.3")
     assert desk.listens
     words = " ".join(desk.command("distccd"))
-    for option in ("--jobs 3", "--nice 7", "--allow 127.0.0.0/8", "--listen 127.0.0.3"):
+    for option in ("--jobs 4", "--nice 7", "--allow 127.0.0.0/8", "--listen 127.0.0.3"):
         assert option in words
 
     distccd, loadavg = desk.tree("distccd"), desk.tree("loadavg")

@@ -268,6 +268,33 @@ def test_a_mute_host_of_which_nothing_is_known(farm: Farm) -> None:
     assert farm.rows()[3:] == [(farm.fast.name, "done")]
 
 
+@pytest.mark.slow
+def test_a_host_that_swallows_compiles(farm: Farm) -> None:
+    """It takes connections, and closes them: what was expected of its compiles gives it away."""
+    assert went_well(farm.compile())
+    farm.fast.swallow()
+    assert went_well(farm.compile())
+    assert farm.rows()[1:] == [(farm.fast.name, "revoked"), (farm.slow.name, "done")]
+    assert farm.state(farm.fast) == "quarantined"
+    farm.fast.open_gate()
+    eventually(lambda: farm.state(farm.fast) == "up", patience_s=60)
+    assert went_well(farm.compile())
+    assert farm.rows()[3:] == [(farm.fast.name, "done")]
+
+
+@pytest.mark.slow
+def test_a_slow_host_that_is_alive_keeps_its_compiles(farm: Farm) -> None:
+    """Its compile runs for far longer than is usual, but a trial compile ends."""
+    assert went_well(farm.compile())
+    farm.fast.close_gate()
+    compiling = farm.start(*COMPILE)
+    farm.fast.await_compiles()
+    eventually(lambda: "probe.i" in farm.fast.log.read_text(), patience_s=60)
+    farm.fast.open_gate()
+    assert went_well(finished(compiling))
+    assert farm.rows()[1:] == [(farm.fast.name, "done")]
+
+
 def test_a_host_that_leaves_lets_its_compiles_finish(farm: Farm) -> None:
     farm.fast.close_gate()
     compiling = farm.start(*COMPILE)

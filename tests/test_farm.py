@@ -37,6 +37,9 @@ from compilefarm.farm import (
     EXIT_COMPILER_MISSING,
     LACKS_FOR_S,
     LOST_AFTER_S,
+    PARDON_TIMES,
+    PATIENCE_KNOWN,
+    PATIENCE_KNOWN_LEAST_S,
     PATIENCE_LEAST_S,
     PATIENCE_TYPICAL,
     PATIENCE_UNKNOWN_S,
@@ -45,7 +48,7 @@ from compilefarm.farm import (
     SILENT_AFTER_S,
     Farm,
 )
-from compilefarm.model import Declaration, Host, Load, Outcome, Request, State
+from compilefarm.model import Declaration, Host, Lease, Load, Outcome, Request, State
 from compilefarm.placement.tier import TierPolicy
 from compilefarm.snapshot import PIECE, whole
 
@@ -580,14 +583,51 @@ def test_compiles_that_fail_together_count_as_one_failure(story: Story) -> None:
     assert desk.failures == 1
 
 
-def test_a_compile_that_went_well_clears_the_name(story: Story) -> None:
+def test_compiles_that_go_well_for_a_time_clear_the_name(story: Story) -> None:
     desk = story.joins()
     story.compiles(FAILED)
     story.passes(QUARANTINE_S)
     story.happens(HostProbed("desk1", True))
-    assert desk.failures == 1
+    story.compiles(Outcome(exit=0))
+    assert desk.failures == 1, "one compile says little"
+    story.passes(PARDON_TIMES * QUARANTINE_S)
+    assert desk.failures == 1, "and the time alone says nothing"
     story.compiles(Outcome(exit=1))  # an error in the source is the compiler's good work
     assert desk.failures == 0
+
+
+def test_a_host_that_comes_and_goes_is_left_alone_for_ever_longer(story: Story) -> None:
+    """Between its failures it answers each probe, and even compiles something."""
+    desk = story.joins()
+    pauses = []
+    for _ in range(8):
+        began = story.now
+        story.compiles(FAILED, took_s=0)
+        while not (probed := story.probed()):
+            deadline = story.farm.next_deadline()
+            assert deadline
+            story.passes(deadline - story.now)
+        pauses.append(round(story.now - began, 3))
+        story.happens(HostProbed(probed[0], True, compiled=True))
+        story.compiles(DONE)
+    assert pauses[:3] == [QUARANTINE_S, 2 * QUARANTINE_S, 4 * QUARANTINE_S]
+    assert pauses[-1] == QUARANTINE_LIMIT_S
+    assert desk.lacks == frozenset()
+
+
+def test_a_builder_that_reaches_no_host_does_not_idle_the_farm(story: Story) -> None:
+    desk = story.joins(slots=2)
+    story.compiles(FAILED, builder="cut-off")
+    story.passes(QUARANTINE_S)
+    story.happens(HostProbed("desk1", True, compiled=True))
+    story.compiles(builder="desk9")
+    for _ in range(3):
+        story.compiles(FAILED, builder="cut-off")
+        assert story.is_up()
+    assert "fails for cut-off, and not for others" in story.noted()
+    assert desk.failures == 1
+    story.compiles(FAILED, builder="desk9")
+    assert not story.is_up()
 
 
 @pytest.mark.parametrize("outcome", [Outcome(exit=1), Outcome(exit=0), Outcome()])
@@ -681,6 +721,79 @@ def test_a_suspect_that_answers_keeps_its_leases(story: Story) -> None:
         story.happens(HostProbed("desk1", True))
     assert story.runs_on(number)
     assert story.farm.hosts["desk1"].up
+
+
+def test_a_probe_is_a_compile_with_the_compiler_in_question(story: Story) -> None:
+    story.joins()
+    story.asks(compiler="gcc-12")
+    story.passes(PATIENCE_UNKNOWN_S + 1.0)
+    probes = [effect for effect in story.effects if type(effect) is Probe]
+    assert probes == [Probe("desk1", "10.0.0.1", PORT, "gcc-12")]
+
+
+def test_a_suspect_that_answered_is_believed_for_a_whole_patience(story: Story) -> None:
+    story.joins()
+    grow_used_to(story, 5.0)
+    story.asks()
+    story.passes(PATIENCE_TYPICAL * 5.0 + 1.0)
+    assert story.probed()
+    story.happens(HostProbed("desk1", True))
+    story.passes(PATIENCE_TYPICAL * 5.0 - 1.0)
+    assert not story.probed()
+    story.passes(2.0)
+    assert story.probed()
+
+
+class Expecting(TierPolicy):
+    """The 2004 rule, with an expectation for files whose names are numbers."""
+
+    def expected_s(self, lease: Lease) -> float | None:
+        source = lease.request.source
+        return float(source) if source else None
+
+
+@pytest.fixture
+def expecting() -> Story:
+    story = Story()
+    story.farm = Farm(Expecting())
+    return story
+
+
+def test_a_mute_host_is_found_out_by_what_was_expected(expecting: Story) -> None:
+    story = expecting
+    story.joins(slots=2)
+    story.asks(source="0.2")
+    story.asks(source="1000")
+    story.passes(PATIENCE_KNOWN_LEAST_S)
+    assert story.probed() == ["desk1"]
+    story.happens(HostProbed("desk1", False))
+    assert len(story.revoked()) == 2
+
+
+def test_a_compile_of_many_minutes_is_none_that_was_swallowed(expecting: Story) -> None:
+    """A host without reports, all of whose slots run far longer than is usual here."""
+    story = expecting
+    desk = story.joins(slots=2)
+    grow_used_to(story, 0.5)
+    for _ in range(2):
+        story.asks(source="900")
+    story.passes(PATIENCE_KNOWN * 900 - 1.0)
+    assert not story.probed()
+    assert desk.up
+    story.passes(2.0)
+    assert story.probed()
+
+
+def test_a_lease_that_came_later_is_expected_to_end_later(expecting: Story) -> None:
+    story = expecting
+    story.joins(slots=3)
+    story.asks(source="100")
+    story.passes(60.0)
+    story.asks(source="10")
+    story.passes(PATIENCE_KNOWN * 10 - 1.0)
+    assert not story.probed()
+    story.passes(PATIENCE_LEAST_S)
+    assert story.probed()
 
 
 def test_patience_is_as_long_as_compiles_are(story: Story) -> None:

@@ -175,6 +175,13 @@ def test_what_distcc_is_told(gethost: Gethost, server: Server) -> None:
     }
 
 
+def test_a_compile_may_take_longer_than_distcc_waits_by_itself(
+    gethost: Gethost, server: Server
+) -> None:
+    _, output = leased(gethost, server, "sh", "-c", 'echo "$DISTCC_IO_TIMEOUT"')
+    assert output == "3600\n"
+
+
 def test_distccs_messages_are_for_those_who_want_them(gethost: Gethost, server: Server) -> None:
     show_log = ("sh", "-c", 'echo "$DISTCC_LOG"')
     gethost.environment["DISTCC_LOG"] = "/tmp/mine"

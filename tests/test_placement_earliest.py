@@ -338,3 +338,13 @@ def test_the_one_slot_that_a_request_may_have_is_given_to_it_when_it_comes_free(
     assert yard.host_of(wants) is None
     yard.end(holds)
     assert yard.host_of(wants) == "here"
+
+
+def test_what_is_expected_of_a_lease_is_what_was_learned_of_its_file_and_host() -> None:
+    yard = Farmyard(host("desk", 2, 4.0), learning=taught({"l.c": 20.0}))
+    known, unknown = yard.ask("l.c"), yard.ask("new.c")
+    yard.until(yard.now + 0.1)
+    policy = yard.farm.policy
+    expected_s = policy.expected_s(yard.leases[known])
+    assert expected_s == pytest.approx(20.0 / 4.0, rel=0.1)
+    assert policy.expected_s(yard.leases[unknown]) is None

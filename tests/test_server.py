@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import csv
-import errno
 import queue
 import random
 import select
@@ -264,20 +263,6 @@ def test_more_connections_than_descriptors(tmp_path: Path) -> None:
             assert builder.line() == ""
         eventually(lambda: process.num_fds() < 40)
         server.serves()
-
-
-@pytest.mark.parametrize(
-    ("failure", "answered"),
-    [(errno.EMFILE, None), (errno.ENFILE, None), (errno.ECONNREFUSED, False)],
-)
-def test_a_probe_without_a_descriptor_blames_no_host(
-    monkeypatch: pytest.MonkeyPatch, failure: int, answered: bool | None
-) -> None:
-    async def fail(*_: object) -> None:
-        raise OSError(failure, "")
-
-    monkeypatch.setattr(asyncio, "open_connection", fail)
-    assert asyncio.run(server_module.answers("127.0.0.1", 4001)) is answered
 
 
 # -- who may speak, and for whom

@@ -92,10 +92,11 @@ class WatcherEnded(NamedTuple):
 
 
 class HostProbed(NamedTuple):
-    """What came of a `Probe`."""
+    """What came of a `Probe`; `compiled`: it did the compile of nothing."""
 
     name: str
     answered: bool
+    compiled: bool = False
 
 
 class RequestArrived(NamedTuple):
@@ -172,11 +173,15 @@ class Revoke(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """Find out whether a host takes a connection; `HostProbed` is to follow."""
+    """Find out whether a host does a compile of nothing; `HostProbed` is to follow.
+
+    Where no compiler is named, it is enough that it takes a connection.
+    """
 
     name: str
     address: str
     port: int
+    compiler: str
 
 
 class DrainEnded(NamedTuple):

@@ -27,9 +27,9 @@ How a host stands follows from facts, in one place (`_standing_of_facts`), in th
 Losing a host takes two steps, so that a load reporter may be restarted without harm: at once it
 gets no new leases; if it is not back after `LOST_AFTER_S`, its leases are revoked, and the
 compiles run elsewhere. A host that fails a compile is quarantined, briefly at first, and then
-probed: only a host that takes a connection comes back. A host whose leases all run far longer than
-compiles do here is probed too, because a distccd that is stopped still has its connections
-accepted by the kernel.
+probed: only a host that does a compile of nothing, or at least closes the connection, comes back.
+A host is probed, too, where its leases run far longer than they were expected to: a distccd that is
+stopped still has its connections accepted by the kernel.
 
 A host's owner comes first. Whoever watches the host for him has a connection of his own, and says
 on it that the owner is there or is not. In idle mode a host that nobody watches is as good as in
@@ -111,7 +111,14 @@ EXIT_COMPILER_MISSING = 110
 # does.
 TELL_WAIT_AFTER_S = 0.05
 
-# A host is suspected to be mute when no compile ended there for so many typical compile times.
+# A failure is forgotten when a compile goes well after so many times its quarantine: one lucky
+# compile, or probe, says little of a host that comes and goes.
+PARDON_TIMES = 10.0
+
+# A host is suspected to be mute when no compile ended there for so long, counted in the time that a
+# lease was expected to take; where nothing is known of its file, in typical compile times.
+PATIENCE_KNOWN = 5.0
+PATIENCE_KNOWN_LEAST_S = 3.0
 PATIENCE_TYPICAL = 20.0
 PATIENCE_LEAST_S = 10.0
 PATIENCE_UNKNOWN_S = 20.0
@@ -507,7 +514,7 @@ class Farm:
         if host.load is not None and host.load.distccd in ("stopped", "gone"):
             return State.MUTE, f"its distccd is {host.load.distccd}"
         if host.quarantined:
-            times = "once" if host.failures == 1 else f"{host.failures} times in a row"
+            times = "once" if host.failures == 1 else f"{host.failures} times lately"
             return State.QUARANTINED, f"failed {times}; it is probed before it is used again"
         if host.slots < host.capacity:
             why = "nothing is known of what its owner leaves"
@@ -632,16 +639,21 @@ class Farm:
         if outcome.exit == EXIT_COMPILER_MISSING and compiler:
             self._take_as_lacking(host, compiler)
             return
+        builder = lease.request.builder
+        if builder == host.failed_builder and host.well_for_others:
+            # It cannot reach the host, say. One such builder must not idle the farm.
+            self._effects.append(HostNoted(host.name, f"fails for {builder}, and not for others"))
+            return
         host.failed_compiler = compiler
         if lease.granted >= host.failed_at:
+            host.failed_builder, host.well_for_others = builder, False
             self._quarantine(host, f"a compile failed there: {outcome.reason or outcome.exit}")
 
     def _quarantine(self, host: Host, reason: str) -> None:
         host.failures += 1
         host.failed_at = self.now
         host.quarantined = True
-        quarantine_s = min(QUARANTINE_S * 2 ** min(host.failures - 1, 10), QUARANTINE_LIMIT_S)
-        self._timers.set(("probation", host.name), self.now + quarantine_s)
+        self._timers.set(("probation", host.name), self.now + _quarantine_s(host))
         self._effects.append(HostNoted(host.name, reason))
         self._settle(host)
 
@@ -662,10 +674,13 @@ class Farm:
                 return
             host.quarantined = False
             self._timers.clear(("probation", host.name))
-            self._doubt(host)
+            if not event.compiled:
+                self._doubt(host)
             self._settle(host)
-        elif not event.answered and self._suspected(host):
-            self._quarantine(host, "its distccd takes no connection")
+        elif event.answered:
+            host.vouched_at = self.now
+        elif self._suspected(host):
+            self._quarantine(host, "its compiles do not end, and it does not answer")
             self._revoke_leases(host, f"{host.name} does not answer")
 
     def _doubt(self, host: Host) -> None:
@@ -678,10 +693,23 @@ class Farm:
             del host.doubts[compiler]
             self._take_as_lacking(host, compiler)
 
-    def _patience_s(self) -> float:
+    def _patience_s(self, lease: Lease) -> float:
+        """Return for how long nothing may end on a lease's host before that is suspicious."""
+        expected_s = self.policy.expected_s(lease)
+        if expected_s is not None:
+            return max(PATIENCE_KNOWN_LEAST_S, PATIENCE_KNOWN * expected_s)
         if self._typical_s is None:
             return PATIENCE_UNKNOWN_S
         return max(PATIENCE_LEAST_S, PATIENCE_TYPICAL * self._typical_s)
+
+    def _suspect_at(self, host: Host) -> float:
+        """Return when a host with leases becomes suspicious if none of them ends before."""
+        since = max(host.last_end, host.owner_left_at, host.vouched_at)
+        if self.now - since < PATIENCE_KNOWN_LEAST_S:
+            return since + PATIENCE_KNOWN_LEAST_S  # at the soonest; to be asked again then
+        return min(
+            max(lease.granted, since) + self._patience_s(lease) for lease in host.leases.values()
+        )
 
     def _suspected(self, host: Host) -> bool:
         """Whether a host, not seen at work, ended no compile for far longer than compiles take."""
@@ -689,9 +717,19 @@ class Farm:
             return False
         if host.state is State.OWNER:  # he may have had them stopped
             return False
-        began = min(lease.granted for lease in host.leases.values())
-        quiet_since = max(host.last_end, host.owner_left_at, began)
-        return self.now - quiet_since >= self._patience_s()
+        return self._suspect_at(host) <= self.now
+
+    def _watch(self, host: Host) -> None:
+        """Look whether a host with leases is mute, and again when it may be."""
+        if host.address and self._suspected(host):
+            self._probe(host, next(iter(host.leases.values())).request.compiler)
+            again = self.now + PATIENCE_LEAST_S
+        else:
+            again = min(self._suspect_at(host), self.now + PATIENCE_LEAST_S)
+        self._timers.set(("watch", host.name), max(again, self.now + PATIENCE_KNOWN_LEAST_S / 2))
+
+    def _probe(self, host: Host, compiler: str) -> None:
+        self._effects.append(Probe(host.name, host.address, host.port, compiler))
 
     def _revoke_leases(self, host: Host, reason: str) -> None:
         for lease in list(host.leases.values()):
@@ -766,7 +804,7 @@ class Farm:
         host = lease.host
         leases = host.leases
         if not leases:
-            self._timers.set(("watch", host.name), self.now + PATIENCE_LEAST_S)
+            self._timers.set(("watch", host.name), self.now + PATIENCE_KNOWN_LEAST_S)
         self.leases[lease.id] = leases[lease.id] = lease
         if len(leases) > host.most_leases:
             host.most_leases = len(leases)
@@ -808,7 +846,10 @@ class Farm:
         elif not lease.disturbed:
             self._typical_s += 0.05 * (took_s - self._typical_s)
         host.doubts.pop(lease.request.compiler, None)
-        if lease.granted >= host.failed_at and not host.quarantined:
+        if not host.failures or lease.granted < host.failed_at or host.quarantined:
+            return
+        host.well_for_others |= lease.request.builder != host.failed_builder
+        if self.now - host.failed_at >= PARDON_TIMES * _quarantine_s(host):
             host.failures = 0
 
     # -- time passes
@@ -847,11 +888,14 @@ class Farm:
             self._settle(host)
         elif kind == "probation":
             self._timers.set(("probation", host.name), self.now + PROBE_AGAIN_S)
-            self._effects.append(Probe(host.name, host.address, host.port))
+            self._probe(host, host.failed_compiler)
         elif kind == "watch" and host.leases:
-            self._timers.set(("watch", host.name), self.now + PATIENCE_LEAST_S)
-            if host.address and self._suspected(host):
-                self._effects.append(Probe(host.name, host.address, host.port))
+            self._watch(host)
+
+
+def _quarantine_s(host: Host) -> float:
+    """Return how long a host that failed so often is left alone."""
+    return min(QUARANTINE_S * 2.0 ** min(host.failures - 1, 10), QUARANTINE_LIMIT_S)
 
 
 def _naming(host: Host) -> Declaration:

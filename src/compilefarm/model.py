@@ -171,8 +171,11 @@ class Host:
     most_leases: int = 0  # at once, since the last report
     unexplained: float = math.inf  # compiles beyond these, in the last report
 
-    failures: int = 0  # in a row, those that came at once counted as one
+    failures: int = 0  # not yet forgotten; those that came at once count as one
     failed_at: float = -math.inf
+    failed_builder: str = ""  # whose compile was the last that failed and counted
+    well_for_others: bool = False  # since then, compiles of other builders went well
+    vouched_at: float = -math.inf  # when it last answered a probe although nothing ended there
     failed_compiler: str = ""  # the compiler of the last failure
     doubts: dict[str, int] = field(
         default_factory=dict

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import errno
 import gc
 import ipaddress
 import itertools
@@ -77,6 +76,7 @@ from compilefarm.model import Declaration
 from compilefarm.monitor.web import IDLE_S, application
 from compilefarm.placement import Policy
 from compilefarm.placement.policies import POLICIES, make_policy
+from compilefarm.probe import PROBE_WITHIN_S, probe
 from compilefarm.record import Recorder
 from compilefarm.snapshot import Snapshot
 from compilefarm.state import StateError
@@ -87,7 +87,6 @@ BASE_PORT = 9714
 # A waiting client hears from us this often, and takes three missed signs for our end.
 SIGN_OF_LIFE_S = 5.0
 SWEEP_S = 1.0
-PROBE_WITHIN_S = 3.0
 RESOLVE_WITHIN_S = 3.0
 BACKLOG = 4096
 # libuv accepts one connection of a listening socket in a turn of its loop, and under load a turn
@@ -257,12 +256,12 @@ class HostServer:
             log.error("the record ends here: %s", error.strerror)
             self.recorder = None
 
-    async def _probe_host(self, probe: Probe) -> None:
-        answered = await answers(probe.address, probe.port)
-        if answered is None:
-            self._loop.call_later(PROBE_WITHIN_S, self._probe, probe)
+    async def _probe_host(self, asked: Probe) -> None:
+        found = await probe(asked.address, asked.port, asked.compiler)
+        if found is None:
+            self._loop.call_later(PROBE_WITHIN_S, self._probe, asked)
         else:
-            self.happen(HostProbed(probe.name, answered))
+            self.happen(HostProbed(asked.name, found.answered, found.compiled))
 
     # -- time
 
@@ -354,27 +353,6 @@ class HostServer:
             },
             **farm,
         }
-
-
-async def answers(address: str, port: int) -> bool | None:
-    """Whether a distccd takes a connection there: accepts it, and closes it when we do.
-
-    The kernel accepts for a distccd that is stopped too; only the close shows that somebody is
-    there. None where it cannot be known, because we are out of descriptors ourselves.
-    """
-    try:
-        async with asyncio.timeout(PROBE_WITHIN_S):
-            reader, writer = await asyncio.open_connection(address, port)
-            try:
-                writer.write_eof()
-                await reader.read()
-            finally:
-                writer.close()
-    except ConnectionResetError:
-        return True
-    except (OSError, TimeoutError) as error:
-        return None if error.errno in (errno.EMFILE, errno.ENFILE) else False
-    return True
 
 
 def listening_sockets(addresses: list[str], base: int) -> tuple[int, list[list[socket.socket]]]:

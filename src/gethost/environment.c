@@ -14,6 +14,10 @@
  *                           host for ever. See environment_forget_backoff.
  *   DISTCC_PAUSE_TIME_MSEC  how often to look for a free slot when this machine's are taken; distcc's own
  *                           1000 leaves the machine idle between short jobs. The user's value stays.
+ *   DISTCC_IO_TIMEOUT       how long a host may say nothing: until a compile ends, it does not. After distcc's
+ *                           own 300 seconds a compile of many minutes would be one that failed, on one host
+ *                           after the other. A host that swallows compiles is the server's to find. The
+ *                           user's value stays.
  *   DISTCC_LOG=/dev/null    distcc's remarks about a host that failed would read as if the build had. The
  *                           compiler's text does not go there. A user who asked for the remarks gets them.
  *
@@ -30,7 +34,7 @@ extern char **environ;
 
 #define NESTED "GETHOST_NESTED"
 
-static const char pause_time[] = "DISTCC_PAUSE_TIME_MSEC";
+static const char pause_time[] = "DISTCC_PAUSE_TIME_MSEC", io_timeout[] = "DISTCC_IO_TIMEOUT";
 enum { SETTINGS_MAX = 8 };
 
 bool environment_is_nested(void)
@@ -107,6 +111,8 @@ char **environment_for_lease(const struct lease *lease)
     settings[count++] = "DISTCC_FALLBACK=0";
     settings[count++] = "DISTCC_SKIP_LOCAL_RETRY=1";
     settings[count++] = "DISTCC_BACKOFF_PERIOD=1";
+    if (!getenv(io_timeout))
+        settings[count++] = "DISTCC_IO_TIMEOUT=3600";
     if (!environment_wants_distcc_log())
         settings[count++] = "DISTCC_LOG=/dev/null";
     return with(settings, count);

@@ -198,7 +198,8 @@ class Enabling:
     def _distccd_options(self) -> list[str]:
         options = ["--no-detach", "--daemon", "--log-stderr", "--log-level", "warning"]
         options += ["--port", str(self._host.port)]
-        options += ["--jobs", str(self._options.slots), "--nice", str(self._nice)]
+        # One more than slots: a host whose slots are all taken can still show that it is alive.
+        options += ["--jobs", str(self._options.slots + 1), "--nice", str(self._nice)]
         if self._own_address:
             options += ["--listen", self._own_address]
         networks = self._networks()

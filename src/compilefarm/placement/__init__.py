@@ -70,5 +70,11 @@ class Policy(Protocol):
     def ahead(self, request: Request) -> int:
         """Return about how many requests are served before this queued one."""
 
+    def expected_s(self, lease: Lease) -> float | None:
+        """Return how long a lease is expected to take, in seconds from its grant.
+
+        None where nothing is known of its file; a policy that learns nothing never knows.
+        """
+
     def standing(self, host: Host) -> Standing:
         """Return how a host stands with this policy."""

@@ -590,6 +590,14 @@ class EarliestPolicy:
         """See `Policy`."""
         return len(self._waiting) - 1
 
+    def expected_s(self, lease: Lease) -> float | None:
+        """See `Policy`."""
+        request, running = lease.request, self._running[lease.id]
+        cost = self.learning.cost(request.directory, request.source)
+        if cost is None:
+            return None
+        return self._builds[_key(request)].preprocess_s + cost / running.speed
+
     def standing(self, host: Host) -> Standing:
         """See `Policy`."""
         return self._standings.get(host.name) or Standing(None, host.reason)

@@ -188,6 +188,10 @@ class TierPolicy:
         """See `Policy`."""
         return sum(len(queue) for queue in self._queues.values()) - 1
 
+    def expected_s(self, lease: Lease) -> float | None:
+        """See `Policy`."""
+        return None
+
     def standing(self, host: Host) -> Standing:
         """See `Policy`."""
         return self._standings.get(host.name) or standing_of(host)

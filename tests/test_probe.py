@@ -1,0 +1,96 @@
+"""What a probe finds of a distccd: one that runs, swallows compiles, is stopped, is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Iterator
+
+import pytest
+from farm_processes import DistccdHost
+
+from compilefarm import probe as probe_module
+from compilefarm.probe import Found, probe
+
+
+@pytest.fixture
+def host() -> Iterator[DistccdHost]:
+    with DistccdHost("127.0.0.3", slots=1) as host:
+        yield host
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe_module, "PROBE_WITHIN_S", 0.3)
+
+
+def found(host: DistccdHost, compiler: str) -> Found | None:
+    return asyncio.run(probe(host.address, host.port, compiler))
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("compiler", "compiles"), [("gcc", True), ("no-such-gcc", False), ("", False)]
+)
+def test_a_distccd_that_runs_answers(host: DistccdHost, compiler: str, compiles: bool) -> None:
+    """With or without the compiler that it is asked for."""
+    assert found(host, compiler) == Found(True, compiles)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("compiler", ["gcc", ""])
+@pytest.mark.usefixtures("impatient")
+def test_a_distccd_that_is_stopped_does_not(host: DistccdHost, compiler: str) -> None:
+    host.stop()
+    assert found(host, compiler) == Found(False)
+    host.go_on()
+
+
+@pytest.mark.e2e
+def test_a_host_that_swallows_compiles_does_not(
+    host: DistccdHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It accepts, and closes when we do: only a compile shows that none ends."""
+    monkeypatch.setattr(probe_module, "PROBE_WITHIN_S", 0.3)
+    host.swallow()
+    assert found(host, "gcc") == Found(False)
+    host.open_gate()
+    monkeypatch.undo()
+    assert found(host, "gcc") == Found(True, True)
+
+
+def test_where_nobody_listens_there_is_no_answer() -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        assert asyncio.run(probe("127.0.0.1", nobody.getsockname()[1], "gcc")) == Found(False)
+
+
+def test_an_endless_reply_is_an_answer() -> None:
+    async def talk() -> Found | None:
+        async def babble(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                while True:
+                    writer.write(bytes(65536))
+                    await writer.drain()
+            except OSError:
+                writer.close()
+
+        async with await asyncio.start_server(babble, "127.0.0.1", 0) as server:
+            return await probe("127.0.0.1", server.sockets[0].getsockname()[1], "gcc")
+
+    assert asyncio.run(talk()) == Found(True)
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected"),
+    [(errno.EMFILE, None), (errno.ENFILE, None), (errno.ECONNREFUSED, Found(False))],
+)
+def test_a_probe_without_a_descriptor_blames_no_host(
+    monkeypatch: pytest.MonkeyPatch, failure: int, expected: Found | None
+) -> None:
+    async def fail(*_: object) -> None:
+        raise OSError(failure, "")
+
+    monkeypatch.setattr(asyncio, "open_connection", fail)
+    assert asyncio.run(probe("127.0.0.1", 4001, "gcc")) == expected
