@@ -93,7 +93,13 @@ class Farm:
         return process
 
     def rows(self) -> list[tuple[str, str]]:
-        """Return the host and the ending of each compile, in the order in which they ended."""
+        """Return the host and the ending of each compile, in the order in which they ended.
+
+        A gethost ends without waiting for the server to have heard of it; where all have ended, the
+        server has.
+        """
+        if all(process.poll() is not None for process in self._started):
+            eventually(lambda: self.server.farm()["totals"]["slots_in_use"] == 0)
         with self._record.open(newline="") as file:
             return [(row["host"], row["ending"]) for row in csv.DictReader(file)]
 

@@ -20,11 +20,6 @@ def host() -> Iterator[DistccdHost]:
         yield host
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe_module, "PROBE_WITHIN_S", 0.3)
-
-
 def found(host: DistccdHost, compiler: str) -> Found | None:
     return asyncio.run(probe(host.address, host.port, compiler))
 
@@ -40,8 +35,11 @@ def test_a_distccd_that_runs_answers(host: DistccdHost, compiler: str, compiles:
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("compiler", ["gcc", ""])
-@pytest.mark.usefixtures("impatient")
-def test_a_distccd_that_is_stopped_does_not(host: DistccdHost, compiler: str) -> None:
+def test_a_distccd_that_is_stopped_does_not(
+    host: DistccdHost, compiler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert found(host, "gcc") == Found(True, True), "all its processes have begun"
+    monkeypatch.setattr(probe_module, "PROBE_WITHIN_S", 0.3)
     host.stop()
     assert found(host, compiler) == Found(False)
     host.go_on()
