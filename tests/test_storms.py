@@ -117,3 +117,19 @@ def test_the_story_of_a_defect_is_short(monkeypatch: pytest.MonkeyPatch) -> None
     assert "distccd of alder is killed, for 3.000 s" in story[0] + "".join(story[2:])
     assert any("host-server: host 10.0.1.1: quarantined" in line for line in story)
     assert story[-1].startswith("BROKEN: the farm is not whole: alder is quarantined")
+
+
+RESTART = Plan(4, "tier", HOSTS, BUILDERS, (Fault(1.0, "kill-server", "server", 0.05),))
+
+
+def test_a_restart_costs_no_compile() -> None:
+    story: list[str] = []
+    assert failure_of(RESTART, story) == ""
+    assert any("has lost its server" in line for line in story)
+
+
+def test_a_slot_that_is_granted_again_after_a_restart_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Farm, "_hold", lambda *_: None)
+    assert "a slot was granted twice" in failure_of(RESTART)

@@ -88,6 +88,8 @@ WEIGHTS = {
 }  # fmt: skip
 STALL_AT_MOST_S = 5.0
 FAULTS_AT_MOST = 14
+# Of all plans, those in which nothing but the server fails: then much more is promised.
+RESTARTS_SHARE = 0.12
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,11 @@ class Plan:
     def calm_from(self) -> float:
         """When the last fault is put right."""
         return max((fault.over for fault in self.faults), default=0.0)
+
+    @property
+    def restarts_only(self) -> bool:
+        """Whether nothing goes wrong but that the server is killed."""
+        return all(fault.kind == "kill-server" for fault in self.faults)
 
     def words(self) -> str:
         """Say who is there."""
@@ -149,10 +156,13 @@ def plan_of(seed: int, policy: str | None = None) -> Plan:
         )
     )
     span_s = chance.choice((5.0, 20.0, 60.0))
+    kinds = dict(WEIGHTS)
     count = chance.randint(0, FAULTS_AT_MOST)
+    if chance.random() < RESTARTS_SHARE:
+        kinds, count = {"kill-server": 1}, chance.randint(1, 4)
     faults = tuple(
         sorted(
-            (_fault(chance, span_s, hosts, builders) for _ in range(count)),
+            (_fault(chance, kinds, span_s, hosts, builders) for _ in range(count)),
             key=lambda fault: fault.at,
         )
     )
@@ -161,11 +171,12 @@ def plan_of(seed: int, policy: str | None = None) -> Plan:
 
 def _fault(
     chance: random.Random,
+    kinds: dict[str, int],
     span_s: float,
     hosts: tuple[HostPlan, ...],
     builders: tuple[BuilderPlan, ...],
 ) -> Fault:
-    kind = chance.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+    kind = chance.choices(list(kinds), list(kinds.values()))[0]
     host, builder = chance.choice(hosts), chance.choice(builders)
     fault = Fault(
         at=round(chance.uniform(0.0, span_s), 3),

@@ -7,12 +7,17 @@
   - No request waits while a slot that it may have is free. `tier` and `random` never let it;
     `earliest` may wait for a better slot, but not when nothing runs, and not for ever.
 
+Where nothing fails but the server, which is killed and started again:
+
+  - No host that reports runs more compiles under leases than it has slots: what was granted before
+    a restart is not granted again after it.
+
 What must be true at the end, or for a time, is asked by `world`.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 from compilefarm.connections import RequestConnection
@@ -67,6 +72,8 @@ class Watch:
             raise Broken(f"the books are wrong: {error}") from error
         self._no_request_waits_for_nothing(server)
         self._no_lease_without_host(server)
+        if self._world.plan.restarts_only:
+            self._no_slot_granted_twice()
         if self._owners_gone and self._owners_gone[0][0] < self._world.clock.now:
             self._no_lease_without_owner(server)
 
@@ -99,6 +106,21 @@ class Watch:
             # One that was added by hand is taken to be there until it fails.
             if lost and known is not None and known.leases and known.load_at is not None:
                 raise Broken(f"a lease outlives its host by {LOST_WITHIN_S:g} s: {host.plan.name}")
+
+    def _no_slot_granted_twice(self) -> None:
+        world = self._world
+        compiles = Counter(
+            gethost.on_host
+            for builder in world.builders.values()
+            for gethost in builder.running
+            if gethost.on_host
+        )
+        for host in world.plan.hosts:
+            if host.reports and compiles[host.address] > host.slots:
+                raise Broken(
+                    f"a slot was granted twice: {host.name} with {host.slots} slots runs"
+                    f" {compiles[host.address]} compiles under leases"
+                )
 
     def _no_request_waits_for_nothing(self, server: WatchedServer) -> None:
         farm, now = server.farm, self._world.clock.now

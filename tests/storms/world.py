@@ -177,6 +177,10 @@ class World:
                         f"a compile ended {len(file.endings)} times: {file.source} of "
                         f"{builder.plan.name}: {file.endings}"
                     )
+                if file.excuses and self.plan.restarts_only:
+                    raise Broken(
+                        f"a compile was lost in a restart: {file.source} of {builder.plan.name}"
+                    )
                 if file.begun > 1 + file.excuses:
                     raise Broken(
                         f"a compile was begun {file.begun} times, with {file.excuses} reasons to"
