@@ -17,10 +17,12 @@ import contextlib
 import logging
 import random
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -31,6 +33,7 @@ from storms.host_server import CONNECTIONS, STATUS, ServerProgram
 from storms.network import Network
 
 from compilefarm.hosts_info import HostsInfoError, parse_hosts_info
+from compilefarm.key import KeyFileError, read_keys
 from compilefarm.simulate import lower_bound_s
 from compilefarm.trace import TraceError, parse_load, parse_record, parse_trace
 from compilefarm.wire import (
@@ -52,7 +55,10 @@ def _words(text: str) -> list[str]:
     return text.split(" ")
 
 
-VERBS = _words("request done failed jobs load add remove drain networks owner lease wait attach")
+VERBS = _words(
+    "request done failed jobs load add remove drain networks owner lease wait attach"
+    " challenge prove"
+)
 KEYS = _words(
     "user builder cpus dir source compiler type avoid wait_s exit wall_s cpu_s reason host port"
     " slots power_index types compilers grace_s load1 load5 load15 own1 own_cpus foreign_cpus"
@@ -156,7 +162,7 @@ class _Visitor(asyncio.Protocol):
         self.closed = True
 
 
-def conversation(port: int, policy: str, data: bytes, cuts: list[int]) -> None:
+def conversation(port: int, policy: str, keyed: bool, data: bytes, cuts: list[int]) -> None:
     """What is said to a port is answered by whole lines; the books stay right, others are served.
 
     The server is the real one on a simulated network, so that time costs nothing.
@@ -189,6 +195,9 @@ def conversation(port: int, policy: str, data: bytes, cuts: list[int]) -> None:
         return visitor
 
     assert b"ok host=" in say(STATUS, [b"add host=10.0.0.9 slots=2\n"], 1.0).heard
+    assert program.server is not None
+    if keyed:
+        program.server.keys = (b"0123456789abcdef",)
     visitor = say(port, in_pieces(data, cuts), 1.0)
     for answer in visitor.heard.split(b"\n")[:-1]:  # behind the last, a reset may have cut one off
         assert parse_line(answer).verb in ANSWERS
@@ -205,7 +214,19 @@ def conversation(port: int, policy: str, data: bytes, cuts: list[int]) -> None:
     program.kill()
 
 
-ANSWERS = {"ok", "wait", "lease", "refused", "revoked", "error", "jobs", "draining", "hello"}
+ANSWERS = {
+    "challenge",
+    "attached",
+    "ok",
+    "wait",
+    "lease",
+    "refused",
+    "revoked",
+    "error",
+    "jobs",
+    "draining",
+    "hello",
+}
 
 
 def hosts_info(text: str) -> None:
@@ -223,8 +244,22 @@ def hosts_info(text: str) -> None:
 
 
 def _is_one_line_about(file: str, error: Exception) -> None:
-    assert str(error).startswith(f"{file}:")
+    assert str(error).startswith(file)
     assert len(str(error).splitlines()) == 1
+
+
+def key_file(data: bytes) -> None:
+    """A file is some keys, none of them short, or an error of one line that names it."""
+    with tempfile.NamedTemporaryFile() as file:  # only its owner may read it
+        file.write(data)
+        file.flush()
+        try:
+            keys = read_keys(Path(file.name))
+        except KeyFileError as error:
+            _is_one_line_about(f"key file {file.name}", error)
+            return
+    assert keys
+    assert min(map(len, keys)) >= 16
 
 
 def trace(text: str) -> None:
@@ -274,6 +309,8 @@ like_a_record = st.builds(
 )
 trace_files = like_a_record | st.lists(rows, max_size=5).map("\n".join) | st.text(max_size=80)
 
+keys = st.text("abc/+=#! \t\x0b\u20ac\0", min_size=10, max_size=40).map(str.encode)
+key_files = st.lists(keys | st.binary(max_size=30), max_size=4).map(b"\n".join)
 cuts = st.lists(st.integers(0, 10_000), max_size=4)
 
 
@@ -313,12 +350,14 @@ TARGETS = [
         {
             "port": st.sampled_from(sorted(CONNECTIONS)),
             "policy": st.sampled_from(["earliest", "tier"]),
+            "keyed": st.booleans(),
             "data": streams,
             "cuts": cuts,
         },
     ),
     Target(hosts_info, {"text": hosts_files}),
     Target(trace, {"text": trace_files}),
+    Target(key_file, {"data": key_files}),
 ]
 
 
