@@ -12,7 +12,7 @@ import subprocess
 import sys
 from typing import Protocol
 
-from bench import decision, gethost, owner, placement, server
+from bench import decision, gethost, idle, memory, owner, placement, server
 from bench.programs import Missing
 from bench.table import Table, show
 
@@ -29,6 +29,8 @@ SECTIONS: dict[str, Section] = {
     "gethost": gethost.measure,
     "placement": placement.measure,
     "owner": owner.measure,
+    "idle": idle.measure,
+    "memory": memory.measure,
 }
 
 

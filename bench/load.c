@@ -1,12 +1,14 @@
 /* Many clients at once against one server, each doing the same over and over: connect, ask, take the
  * answer, close.
  *
- *     load ADDRESS PORT CLIENTS REQUESTS QUESTION ANSWER [LAST]
+ *     load ADDRESS PORT CLIENTS REQUESTS QUESTION ANSWER [LAST [PER_S]]
  *
  * The question is sent as it is, with \n and \0 for the bytes that they stand for. The answer is what
  * the server's must begin with, and it ends with the question's last byte; what begins with "wait " is
- * none yet. LAST, if given, is sent after the answer. Once REQUESTS are done, a line of JSON says how it went: requests a second, the ones that
- * got another answer, percentiles from connect() to the whole answer, and the CPU use of this program.
+ * none yet. LAST, if given, is sent after the answer. With PER_S, requests come at that rate, and a
+ * request's time counts from when it was due: a server that stalls does not stop the clock. Once REQUESTS
+ * are done, a line of JSON says how it went: requests a second, the ones that got another answer,
+ * percentiles from connect() to the whole answer, and the CPU use of this program.
  *
  * It is in C, and does with one system call what one can do, so that on two cores it is the server that
  * is measured. A closed connection keeps its port for a minute, so thousands a second would use up the
@@ -57,6 +59,10 @@ static const struct message wait_answer = {.length = 5, .text = "wait "};
 static int events_fd;
 static long to_start, failed, done;
 static double *took_s;
+static double per_s, began_s; /* 0: as fast as it goes */
+static long started;
+static struct client *resting[CLIENTS_MAX]; /* their next request is not due yet */
+static int resting_count;
 
 static void fail(const char *what)
 {
@@ -118,15 +124,28 @@ static void reach(struct client *client)
     fail("connect");
 }
 
+static double due_s(void)
+{
+    return began_s + (double)started / per_s;
+}
+
 static void start(struct client *client)
 {
     client->fd = -1;
     if (to_start == 0)
         return;
+    client->start_s = now_s();
+    if (per_s > 0) {
+        if (due_s() > client->start_s) {
+            resting[resting_count++] = client;
+            return;
+        }
+        client->start_s = due_s();
+    }
     to_start--;
+    started++;
     client->asked = false;
     client->received = 0;
-    client->start_s = now_s();
     reach(client);
     struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLET, .data.ptr = client};
     if (epoll_ctl(events_fd, EPOLL_CTL_ADD, client->fd, &event) != 0)
@@ -185,6 +204,21 @@ static void happen(struct client *client)
         end(client, begins(client, &answer));
 }
 
+/* Until the next request is due, or until nobody can be believed to answer any more. */
+static int patience_ms(void)
+{
+    if (!resting_count || !to_start)
+        return STUCK_MS;
+    double left_s = due_s() - now_s();
+    return left_s > 0 ? (int)(left_s * 1e3) + 1 : 0;
+}
+
+static void start_what_is_due(void)
+{
+    while (resting_count && to_start && due_s() <= now_s())
+        start(resting[--resting_count]);
+}
+
 static int by_size(const void *left, const void *right)
 {
     double a = *(const double *)left, b = *(const double *)right;
@@ -193,15 +227,17 @@ static int by_size(const void *left, const void *right)
 
 int main(int argc, char **argv)
 {
-    if (argc < 7 || argc > 8) {
-        fprintf(stderr, "usage: load ADDRESS PORT CLIENTS REQUESTS QUESTION ANSWER [LAST]\n");
+    if (argc < 7 || argc > 9) {
+        fprintf(stderr, "usage: load ADDRESS PORT CLIENTS REQUESTS QUESTION ANSWER [LAST [PER_S]]\n");
         return 2;
     }
     long count = atol(argv[3]), requests = atol(argv[4]);
     question = read_message(argv[5]);
     answer = read_message(argv[6]);
-    if (argc == 8)
+    if (argc > 7)
         last = read_message(argv[7]);
+    if (argc > 8)
+        per_s = atof(argv[8]);
     server.sin_family = AF_INET;
     server.sin_port = htons((uint16_t)atoi(argv[2]));
     if (inet_pton(AF_INET, argv[1], &server.sin_addr) != 1 || count < 1 || count > CLIENTS_MAX ||
@@ -215,20 +251,22 @@ int main(int argc, char **argv)
         fail("epoll_create1");
 
     to_start = requests;
-    double start_s = now_s(), start_cpu_s = cpu_s();
+    double start_s = began_s = now_s(), start_cpu_s = cpu_s();
     for (long i = 0; i < count; i++) {
         clients[i].port = (unsigned)getpid() * 97; /* not where the run before began */
         start(&clients[i]);
     }
     while (done < requests) {
         struct epoll_event events[CLIENTS_MAX];
-        int ready = epoll_wait(events_fd, events, CLIENTS_MAX, STUCK_MS);
-        if (ready == 0) {
+        int timeout_ms = patience_ms();
+        int ready = epoll_wait(events_fd, events, CLIENTS_MAX, timeout_ms);
+        if (ready == 0 && timeout_ms == STUCK_MS) {
             errno = ETIMEDOUT;
             fail("no answer");
         }
         for (int i = 0; i < ready; i++)
             happen(events[i].data.ptr);
+        start_what_is_due();
     }
     double wall_s = now_s() - start_s;
     qsort(took_s, (size_t)requests, sizeof *took_s, by_size);

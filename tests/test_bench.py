@@ -34,6 +34,8 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
             marks=pytest.mark.needs("gcc", "distccd", "Xvfb", "xdotool"),
         ),
         pytest.param("placement", "by chance"),
+        pytest.param("idle", "memory of host-server", marks=pytest.mark.needs("cc")),
+        pytest.param("memory", "after 2,000 leases", marks=pytest.mark.needs("cc")),
         pytest.param("gethost", "peak memory", marks=pytest.mark.needs("cc", "distcc", "distccd")),
     ],
 )
