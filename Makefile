@@ -5,7 +5,7 @@
 # into it. Python sources are not among these: the package is installed editable.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench soak fuzz clean static test-programs
+.PHONY: help setup demo test check bench soak fuzz chaos clean static test-programs
 
 # Daemons (distccd, dmucs) are where an ordinary user's PATH does not look.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
@@ -41,6 +41,9 @@ soak: $(STAMP)  ## Farms in simulated storms: SEEDS=1000 or LEASES=1000000
 
 fuzz: $(STAMP)  ## Odd lines, conversations and files: MINUTES=10
 	@PYTHONPATH=tests $(BIN)/python -m fuzz --minutes $(or $(MINUTES),10)
+
+chaos: test-programs  ## Real builds on a farm that is killed, stopped and cut off: RUNS=20
+	@PYTHONPATH=tests $(BIN)/python -m chaos --runs $(or $(RUNS),5)
 
 clean:  ## Remove everything that these targets made
 	rm -rf .venv build .hypothesis .mypy_cache .pytest_cache .ruff_cache
