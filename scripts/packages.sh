@@ -31,6 +31,7 @@ ccache           test        ccache            ccache                ccache     
 shellcheck       test        shellcheck        ShellCheck            shellcheck        shellcheck
 sanitizers       test        gcc               libasan,libubsan      gcc               -
 dmucs            test,bench  dmucs             -                     -                 -
+ip               test        iproute2          iproute               iproute2          -
 # A desktop, for watch-ssaver.
 Xvfb             test,bench  xvfb              xorg-x11-server-Xvfb  xorg-server-xvfb  -
 xdotool          test,bench  xdotool           xdotool               xdotool           -

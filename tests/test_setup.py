@@ -39,6 +39,7 @@ TEST = {  # with Debian's packages
     "ccache": "ccache",
     "shellcheck": "shellcheck",
     "dmucs": "dmucs",
+    "ip": "iproute2",
     "Xvfb": "xvfb",
     "xdotool": "xdotool",
     "xscreensaver": "xscreensaver",
