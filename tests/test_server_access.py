@@ -270,10 +270,12 @@ def test_each_port_can_be_open_to_others(tmp_path: Path) -> None:
             client.hears("ok")
         with server.connect(STATUS, sender=OTHERS) as client:
             assert OTHERS in client.is_turned_away()
-        with server.connect(MONITOR, sender=OTHERS) as client:
+        with server.connect(MONITOR, sender="127.0.0.3") as client:
             client.send(b"GET /api/farm HTTP/1.0\r\n\r\n")
             assert " 403 " in client.line()
-        assert server.logs("not allowed on the port status")
+        refused = "its network is not allowed on the port"
+        assert server.logs(f"refused {OTHERS}: {refused} status")
+        assert server.logs(f"refused 127.0.0.3: {refused} monitor")
 
 
 @pytest.mark.parametrize(

@@ -324,6 +324,13 @@ class HostServer:
 
     # -- what monitors see
 
+    def may_look(self, sender: str) -> bool:
+        """Whether a sender may read the monitor port; who may not is logged."""
+        allowed = bool(sender) and self.allowed["monitor"].allows(sender)
+        if sender and not allowed:
+            self.refused(sender, "its network is not allowed on the port monitor (--allow)")
+        return allowed
+
     async def own_names(self) -> list[str]:
         """Return this machine's names as the name service has them."""
         own = socket.gethostname()
@@ -621,7 +628,7 @@ async def _listen(
             stack.callback(listening.close)
     names = [*options.name, *await server.own_names()]
     runner = web.AppRunner(
-        application(server.snapshot, server.allowed["monitor"].allows, names),
+        application(server.snapshot, server.may_look, names),
         access_log=None,
         handle_signals=False,
         keepalive_timeout=IDLE_S,
