@@ -134,6 +134,13 @@ def test_a_host_that_its_owner_uses_is_left_alone_within_two_seconds() -> None:
     assert free + lost_s - 1.0 <= loaded <= free + lost_s + 4.0
 
 
+def test_a_long_first_build_uses_slots_that_a_short_one_leaves_alone() -> None:
+    hosts = [Declaration("a", slots=1, power_index=3.0), Declaration("b", slots=1, power_index=1.0)]
+    files = [TracedFile(f"{n}.c", 0.4) for n in range(200)]
+    assert play("earliest", hosts, files, 2)[0].ratio <= 1.05
+    assert play("earliest", hosts, files[:4], 2)[0].ratio <= 1.35
+
+
 def test_a_host_that_became_fast_is_found_again() -> None:
     """It was slow, and so is not used; a short file that costs little goes there to find out."""
     files = parse_trace(TRACES["redis"].read_text(), "redis")

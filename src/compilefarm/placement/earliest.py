@@ -53,7 +53,10 @@ COLD_QUEUE = 0.25
 COLD_BRINGS = 1.0 / 6.0
 COLD_FASTEST = 1.35  # a slot this much slower than the fastest is always good
 COLD_TYPICAL_FILES = 16  # after so many, a typical file is known well enough to compare ends
-COLD_SPREAD = 4.0  # with slots to spare, any slot within this factor of the fastest
+# With slots to spare, any slot within this factor of the fastest is good; so it is in a build that
+# has had so many files for each slot, for it will go on.
+COLD_SPREAD = 4.0
+COLD_ROUNDS = 8.0
 
 LOOK_AHEAD_FILES = 400  # play forward only a rest this small
 STEPS_EARNED = 4  # by each grant and each end
@@ -736,7 +739,8 @@ class EarliestPolicy:
             return math.inf
         speed, top, typical = place.speed, self._farm.top_speed(), build.typical(now)
         jobs = build.jobs * self._active
-        if build.refills and jobs < self._farm.slots and speed * COLD_SPREAD >= top:
+        roomy = jobs < self._farm.slots or build.done >= COLD_ROUNDS * self._farm.slots
+        if roomy and build.refills and speed * COLD_SPREAD >= top:
             return math.inf
         power = max(EPSILON_S, self._farm.fastest_sum(jobs))
         brings = max(0.0, 1.0 - self._farm.faster_sum(place.index, jobs) / power)
