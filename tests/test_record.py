@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+from pathlib import Path
 
 import pytest
 
 from compilefarm.model import Host, Lease, Outcome, Request
-from compilefarm.record import COLUMNS, Recorder
+from compilefarm.record import COLUMNS, Recorder, recorded_until_s
 
 
 def lease(**words: str) -> Lease:
@@ -74,3 +75,20 @@ def test_a_record_is_continued_without_a_second_heading() -> None:
         Recorder(file, 100.0).write(lease(), Outcome(), 105.0)
     assert len(rows(file.getvalue())) == 2
     assert file.getvalue().count("preprocess_s") == 1
+
+
+def test_a_record_goes_on_where_it_ended(tmp_path: Path) -> None:
+    path = tmp_path / "record.csv"
+    assert recorded_until_s(path) == 0.0
+    for text in ("", "\n", ",".join(COLUMNS), "a,b\n", "\0\xff" * 99):
+        path.write_text(text)
+        assert recorded_until_s(path) == 0.0
+    path.unlink()
+    for started, until_s in ((100.0, 5.0), (1000.0, 10.0)):
+        offset_s = recorded_until_s(path)
+        with path.open("a", newline="") as file:
+            recorder = Recorder(file, started - offset_s)
+            recorder.write(lease(source="a\nb,c.c"), Outcome(exit=0), started + 5.0)
+        assert recorded_until_s(path) == until_s
+    # The second was granted before its server began: by another one.
+    assert [row["granted_s"] for row in rows(path.read_text())] == ["2.0000", "0.0000"]

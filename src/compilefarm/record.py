@@ -2,15 +2,19 @@
 
 The first columns are those of a trace, so that simulate-farm can play a recorded day again; the
 others say where and when each compile ran, from which a picture can be drawn. Columns that
-host-server cannot know (sizes) stay empty.
+host-server cannot know (sizes) stay empty. A record that another server goes on with goes on in
+time, too: compiles that ran at different times must not look as if they had run at once.
 """
 
 from __future__ import annotations
 
 import csv
+from pathlib import Path
 from typing import TextIO
 
 from compilefarm.model import Lease, Outcome
+
+LAST_ROWS_BYTES = 65_536
 
 COLUMNS = (
     "source",
@@ -43,6 +47,10 @@ class Recorder:
             self._writer.writerow(COLUMNS)
             file.flush()
 
+    def _since(self, time_s: float) -> str:
+        """Return a time as it is written; before we began, another server had the lease."""
+        return f"{max(0.0, time_s - self._started):.4f}"
+
     def write(self, lease: Lease, outcome: Outcome, ended: float) -> None:
         """Write one lease's row, and flush; raises OSError where the disk is full.
 
@@ -66,14 +74,28 @@ class Recorder:
                 request.directory,
                 host.name,
                 lease.slot,
-                f"{request.arrived - self._started:.4f}",
-                f"{lease.granted - self._started:.4f}",
-                f"{ended - self._started:.4f}",
+                self._since(request.arrived),
+                self._since(lease.granted),
+                self._since(ended),
                 "" if outcome.exit is None else outcome.exit,
                 _ending(outcome),
             )
         )
         self._file.flush()
+
+
+def recorded_until_s(path: Path) -> float:
+    """Return when the last compile of a record ended, 0 where there is none; raises OSError."""
+    if not path.is_file():
+        return 0.0
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - LAST_ROWS_BYTES))
+        rows = list(csv.reader(file.read().decode(errors="replace").splitlines()))
+    ends = [row[COLUMNS.index("ended_s")] for row in rows if len(row) == len(COLUMNS)]
+    try:
+        return float(ends[-1]) if ends else 0.0
+    except ValueError:  # the header, or somebody else's line
+        return 0.0
 
 
 def _ending(outcome: Outcome) -> str:

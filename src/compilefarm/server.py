@@ -77,7 +77,7 @@ from compilefarm.monitor.web import IDLE_S, application
 from compilefarm.placement import Policy
 from compilefarm.placement.policies import POLICIES, make_policy
 from compilefarm.probe import PROBE_WITHIN_S, probe
-from compilefarm.record import Recorder
+from compilefarm.record import Recorder, recorded_until_s
 from compilefarm.snapshot import Snapshot
 from compilefarm.state import StateError
 from compilefarm.wire import WireError
@@ -701,7 +701,7 @@ def _recorder(path: Path, started: float, stack: contextlib.AsyncExitStack) -> R
     try:
         file = path.open("a", newline="")
         stack.callback(close)
-        return Recorder(file, started)
+        return Recorder(file, started - recorded_until_s(path))
     except OSError as error:
         raise StartError(f"cannot write {path}: {error.strerror}") from None
 
