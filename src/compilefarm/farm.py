@@ -117,7 +117,7 @@ PARDON_TIMES = 10.0
 
 # A host is suspected to be mute when no compile ended there for so long, counted in the time that a
 # lease was expected to take; where nothing is known of its file, in typical compile times.
-PATIENCE_KNOWN = 5.0
+PATIENCE_KNOWN = 3.0
 PATIENCE_KNOWN_LEAST_S = 3.0
 PATIENCE_TYPICAL = 20.0
 PATIENCE_LEAST_S = 10.0
