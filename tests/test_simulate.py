@@ -119,6 +119,16 @@ def test_nobody_waits_for_a_slot_that_no_lease_will_bring() -> None:
     assert play("earliest", hosts, files, 400, builds=2)[-1].ratio <= 1.2
 
 
+def test_like_files_do_not_all_wait_for_the_same_fast_slot() -> None:
+    speeds = [(2, 16.0), (8, 8.0), (16, 4.0), (32, 1.0)]
+    hosts = [
+        Declaration(f"h{n}", slots=slots, power_index=speed)
+        for n, (slots, speed) in enumerate(speeds)
+    ]
+    files = [TracedFile(f"{n}.c", 2.0 if n % 4 == 0 else 0.05) for n in range(120)]
+    assert play("earliest", hosts, files, 58, builds=2)[-1].ratio <= 1.6
+
+
 def test_a_host_that_its_owner_uses_is_left_alone_within_two_seconds() -> None:
     hosts = [
         Declaration("desk", slots=4, power_index=8.0),

@@ -17,7 +17,17 @@ from compilefarm.placement.speed_classes import View
 
 # Hurry while a file of this part of the longest waiting one is still to come.
 HURRY_FROM = 0.7
-MODES = (Mode(True, 0.8), Mode(True, 1.0), Mode(False, 0.8), STEADY, Mode(False, math.inf))
+# Above 1, more at once is started than R has room for: it knows of no slot that is too slow for one
+# file, and where many like files wait, each counts on the slot that only one of them will have.
+MODES = (
+    Mode(True, 0.8),
+    Mode(True, 1.0),
+    Mode(False, 0.8),
+    STEADY,
+    Mode(False, 1.4),
+    Mode(False, 2.0),
+    Mode(False, math.inf),
+)
 
 
 class Rest:
