@@ -318,6 +318,17 @@ def test_what_was_removed_stays_so_until_somebody_adds_it(story: Restart) -> Non
         assert again.available
 
 
+def test_what_is_removed_before_it_returns_stays_out(story: Restart) -> None:
+    story.happens(HostRemoved("desk1", PORT))
+    kept = story.kept()
+    assert kept is not None
+    assert not kept.available
+    story.happens(HostAdded(Declaration("desk1", PORT, 2), ADDRESS, returning=True))
+    assert "desk1" not in story.farm.hosts
+    story.joins()
+    assert story.is_up()
+
+
 def test_a_static_host_that_was_removed_stays_so(story: Restart) -> None:
     listed = HostsListed((Declaration("desk1", None, 2, static=True, address=ADDRESS),))
     story.happens(listed)

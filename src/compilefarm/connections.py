@@ -486,6 +486,9 @@ class StatusConnection(HostConnection):
         await self.address_of(host, port)
         known = self._server.farm.find(host, port)
         if known is None or not known.added:
+            # Nothing is to be waited for, but one that has not returned yet must not come back.
+            self._server.happen(HostRemoved(host, port))
+            await self._server.availability_is_kept()
             self.send("ok", leases=0)
             return
         self.send("draining", leases=len(known.leases))

@@ -329,7 +329,13 @@ class Farm:
 
     def _host_removed(self, event: HostRemoved) -> None:
         host = self.find(event.host, event.port)
-        if host is None or not (host.added or host.drain_until is not None):
+        if host is None:
+            # It may be yet to return, from an earlier life of the server: then it stays out.
+            name = host_name(event.host, event.port)
+            self._remember_removed(name, Declaration(event.host, event.port))
+            return
+        if not (host.added or host.drain_until is not None):
+            self._remember_removed(host.name, _naming(host))
             return
         self._end_drain(host, "it was removed meanwhile")
         self._leave(host, "was removed")
@@ -361,18 +367,22 @@ class Farm:
 
     def _leave(self, host: Host, reason: str) -> None:
         """Make a host unavailable; forget it once nothing is left to remember."""
-        self.removed[host.name] = _naming(host)
-        if len(self.removed) > REMOVED_LIMIT:
-            oldest = next(iter(self.removed))
-            del self.removed[oldest]
-            self._effects.append(AvailabilityChanged(oldest))
-        self._effects.append(AvailabilityChanged(host.name))
+        self._remember_removed(host.name, _naming(host))
         host.added = False
         host.offered = None
         host.quarantined = False
         self._timers.clear(("probation", host.name))
         self._settle(host, reason)
         self._forget_if_nothing_left(host)
+
+    def _remember_removed(self, name: str, declaration: Declaration) -> None:
+        """Keep a host out that says it is returning, and one that hosts-info lists as available."""
+        self.removed[name] = declaration
+        if len(self.removed) > REMOVED_LIMIT:
+            oldest = next(iter(self.removed))
+            del self.removed[oldest]
+            self._effects.append(AvailabilityChanged(oldest))
+        self._effects.append(AvailabilityChanged(name))
 
     def _forget_if_nothing_left(self, host: Host) -> None:
         reports = host.load_at is not None and not host.silent
