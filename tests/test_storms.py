@@ -128,6 +128,16 @@ def test_a_restart_costs_no_compile() -> None:
     assert any("has lost its server" in line for line in story)
 
 
+def test_a_host_that_was_taken_out_stays_out_over_a_restart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drain = Fault(0.5, "drain", "birch", 20.0)
+    plan = Plan(5, "tier", HOSTS, BUILDERS, (drain, *RESTART.faults))
+    assert failure_of(plan) == ""
+    monkeypatch.setattr(Farm, "_remember_removed", lambda *_: None)
+    assert "a host that was taken out by hand is back" in failure_of(plan)
+
+
 def test_a_slot_that_is_granted_again_after_a_restart_is_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

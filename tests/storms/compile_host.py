@@ -44,6 +44,7 @@ class CompileHost:
         self.answers_with: int | None = None  # an exit status instead of a compile
         self.distccd: Process
         self.loadavg: Process | None = None
+        self.returns = False  # its loadavg was with the server, and will say so
         self.running: set[_Compile] = set()
         self.waiting: deque[_Compile] = deque()
         self._chance = random.Random(f"{world.plan.seed}/{plan.name}")
@@ -67,7 +68,9 @@ class CompileHost:
 
     def start_loadavg(self) -> None:
         """Begin to report, if this host does."""
+        self.returns = False
         if self.plan.reports:
+            self.world.taken_out.discard(self)  # a new loadavg brings it in again
             self.loadavg = self.world.network.process(f"loadavg of {self.plan.name}", self.machine)
             self.loadavg.enter(self._begin_reports)
 
@@ -111,23 +114,20 @@ class CompileHost:
         assert self.loadavg is not None
         bell = Bell(self.loadavg)
         pause_s = PAUSE_S[0]
-        returning = False
         while True:
             line = Line(self.world.network, self.loadavg, self.machine, bell.ring)
-            if await self._report_on(line, bell, returning):
-                pause_s = PAUSE_S[0]
-                returning = True
+            pause_s = PAUSE_S[0] if await self._report_on(line, bell) else pause_s
             line.close()
             await asyncio.sleep(pause_s * self._chance.uniform(0.5, 1.0))
             pause_s = min(2 * pause_s, PAUSE_S[1])
 
-    async def _report_on(self, line: Line, bell: Bell, returning: bool) -> bool:
+    async def _report_on(self, line: Line, bell: Bell) -> bool:
         """Report on one connection until it ends; return whether it ever worked."""
         line.connect(self.world.server_address, LOADS)
         if not await self._comes(line, bell, CONNECT_WITHIN_S, lambda: line.opened):
             return False
         plan = self.plan
-        words = {"returning": "yes"} if returning else {}
+        words = {"returning": "yes"} if self.returns else {}
         line.say("add", host=plan.address, slots=plan.slots, power_index=plan.power, **words)
         if not await self._is_answered(line, bell):
             return False
@@ -135,6 +135,7 @@ class CompileHost:
         line.say("load", **last, **words)
         if not await self._is_answered(line, bell):
             return False
+        self.returns = True
         clock, sent = self.world.clock, self.world.clock.now
         while not line.closed:
             await bell.wait(clock.now + LOOK_EVERY_S)

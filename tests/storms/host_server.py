@@ -2,27 +2,61 @@
 
 What runs is `server.HostServer` with the real farm, policies and connections, on a process of the
 world. What its `serve` adds on a real machine (sockets, signals, the monitor port, files) is not
-here.
+here, but for what people said of hosts' availability: that survives on a made-up disk.
 """
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable
 from functools import partial
+from typing import cast
 
 from compilefarm.access import networks_by_port
 from compilefarm.connections import LoadConnection, RequestConnection, StatusConnection
-from compilefarm.events import Event, HostsListed
+from compilefarm.events import EarlierLife, Event, HostsListed
 from compilefarm.learning import Learning
-from compilefarm.model import Declaration
+from compilefarm.model import Availability, Declaration
 from compilefarm.placement.policies import make_policy
 from compilefarm.server import BASE_PORT, HostServer
+from compilefarm.write_behind import WRITE_BEHIND_S, WriteBehind
 
 from .network import Machine, Network
 
 REQUESTS, LOADS, STATUS = range(BASE_PORT, BASE_PORT + 3)
 CONNECTIONS = {REQUESTS: RequestConnection, LOADS: LoadConnection, STATUS: StatusConnection}
+
+
+WRITING_TAKES_S = 0.003
+
+
+class _Disk:
+    """Takes the place of `WriteBehind`: what was written is there for the server's next life."""
+
+    def __init__(self, kept: dict[str, Availability], server: HostServer) -> None:
+        self._kept = kept
+        self._server = server
+        self._changed: set[str] = set()
+
+    def availability_changed(self, name: str) -> None:
+        self._changed.add(name)
+
+    async def written(self) -> None:
+        if self._changed:
+            names, self._changed = self._changed, set()
+            await asyncio.sleep(WRITING_TAKES_S)
+            for name in names:
+                availability = self._server.farm.availability(name)
+                if availability is None:
+                    self._kept.pop(name, None)
+                else:
+                    self._kept[name] = availability
+
+    async def keep(self) -> None:
+        while True:
+            await asyncio.sleep(WRITE_BEHIND_S)
+            await self.written()
 
 
 class WatchedServer(HostServer):
@@ -50,6 +84,7 @@ class ServerProgram:
         self.starts = 0
         self.started_at = 0.0
         self.server: WatchedServer | None = None  # None while it does not run
+        self._kept: dict[str, Availability] = {}
         self._network = network
         self._policy = policy
         self._listed = listed
@@ -73,7 +108,12 @@ class ServerProgram:
         server = self.server = WatchedServer(policy, networks_by_port(()))
         server.watcher = self._watcher
         server.life = f"life{self.starts}"  # a real one draws lots
+        disk = _Disk(self._kept, server)
+        server.behind = cast(WriteBehind, disk)
         server.happen(HostsListed(self._listed))
+        if self.starts > 1:
+            server.happen(EarlierLife(tuple(self._kept.values())))
         for port, connection in CONNECTIONS.items():
             self.machine.listeners[port] = (self.process, partial(connection, server))
-        self._keeps_time = self.process.create_task(server.keep_time())
+        works = (server.keep_time(), disk.keep())
+        self._works = [self.process.create_task(work) for work in works]

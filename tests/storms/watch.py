@@ -4,6 +4,8 @@
   - Each waiting request and each lease has its connection, and the other way round; and what a
     connection was for does not outlive its owner by more than `OWNERLESS_WITHIN_S`.
   - A lease does not outlive its host, where that reported, by more than `LOST_WITHIN_S`.
+  - A host that was taken out by hand stays out, over restarts of the server too, until somebody
+    or a new loadavg adds it.
   - No request waits while a slot that it may have is free. `tier` and `random` never let it;
     `earliest` may wait for a better slot, but not when nothing runs, and not for ever.
 
@@ -72,6 +74,7 @@ class Watch:
             raise Broken(f"the books are wrong: {error}") from error
         self._no_request_waits_for_nothing(server)
         self._no_lease_without_host(server)
+        self._who_was_taken_out_is_out(server)
         if self._world.plan.restarts_only:
             self._no_slot_granted_twice()
         if self._owners_gone and self._owners_gone[0][0] < self._world.clock.now:
@@ -106,6 +109,12 @@ class Watch:
             # One that was added by hand is taken to be there until it fails.
             if lost and known is not None and known.leases and known.load_at is not None:
                 raise Broken(f"a lease outlives its host by {LOST_WITHIN_S:g} s: {host.plan.name}")
+
+    def _who_was_taken_out_is_out(self, server: WatchedServer) -> None:
+        for host in self._world.taken_out:
+            known = server.farm.hosts.get(host.plan.address)
+            if known is not None and known.state is State.UP:
+                raise Broken(f"a host that was taken out by hand is back: {host.plan.name}")
 
     def _no_slot_granted_twice(self) -> None:
         world = self._world

@@ -58,6 +58,7 @@ class World:
         self.hosts = {host.name: CompileHost(self, host) for host in plan.hosts}
         self.builders = {builder.name: Builder(self, builder) for builder in plan.builders}
         self.without_power: list[CompileHost] = []
+        self.taken_out: set[CompileHost] = set()  # by hand, and not brought in again
         self.leases = 0
         self.server_slow_until = 0.0
         self._story = story
@@ -308,13 +309,17 @@ class World:
         self._administrators[host.plan.name] = process
         bell = Bell(process)
         plan = host.plan
+        self.taken_out.discard(host)
         if verb == "add":
             words = f"slots={plan.slots} power_index={plan.power:g}"
 
         text = f"{verb} host={plan.address} {words}".strip()
 
         async def type_it() -> None:
+            out = verb != "add" and (host.returns or not host.plan.reports)
             worked = await self._types(process, bell, text)
+            if worked and out:
+                self.taken_out.add(host)
             await asyncio.sleep(LOOKS_AGAIN_S)
             if not worked or (verb == "add" and not self._is_available(host)):
                 self._by_hand(verb, host, words)
