@@ -329,6 +329,19 @@ def test_what_is_removed_before_it_returns_stays_out(story: Restart) -> None:
     assert story.is_up()
 
 
+def test_a_drain_that_was_called_off_is_forgotten(story: Restart) -> None:
+    story.happens(HostAdded(Declaration("desk1", PORT, 2), ADDRESS))
+    story.asks()
+    story.happens(HostDrained("desk1", PORT, 60.0))
+    kept = story.kept()
+    assert kept is not None
+    assert not kept.available
+    story.happens(HostAdded(Declaration("desk1", PORT, 2), ADDRESS))
+    again = story.kept()
+    assert again is not None
+    assert again.available
+
+
 def test_a_static_host_that_was_removed_stays_so(story: Restart) -> None:
     listed = HostsListed((Declaration("desk1", None, 2, static=True, address=ADDRESS),))
     story.happens(listed)

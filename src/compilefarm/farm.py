@@ -306,8 +306,8 @@ class Farm:
             host = self._new_host(name, event.address, port)
         if event.returning and not host.added and host.load_at is None:
             self._hold(host)
-        self.removed.pop(host.name, None)
-        if (host.offered, host.address) != (declaration, event.address):
+        removed = self.removed.pop(host.name, None) is not None
+        if leaves or removed or (host.offered, host.address) != (declaration, event.address):
             self._effects.append(AvailabilityChanged(host.name))
         host.address = event.address
         host.port = port
