@@ -106,13 +106,13 @@ class ServerProgram:
     def _begin(self) -> None:
         policy = make_policy(self._policy, Learning(), random.Random(self.starts))
         server = self.server = WatchedServer(policy, networks_by_port(()))
-        server.watcher = self._watcher
         server.life = f"life{self.starts}"  # a real one draws lots
         disk = _Disk(self._kept, server)
         server.behind = cast(WriteBehind, disk)
         server.happen(HostsListed(self._listed))
         if self.starts > 1:
             server.happen(EarlierLife(tuple(self._kept.values())))
+        server.watcher = self._watcher  # from now on it can be reached
         for port, connection in CONNECTIONS.items():
             self.machine.listeners[port] = (self.process, partial(connection, server))
         works = (server.keep_time(), disk.keep())
