@@ -360,7 +360,8 @@ class Learning:
             for other in seen.file.seen:
                 on = other.host
                 if on is not host:
-                    total += on.weight * (other.alone_log_s + on.mean)
+                    # `alone_log_s` in full: this is the loop that learning spends its time in.
+                    total += on.weight * (other.log_s - on.crowding * other.crowding + on.mean)
                     weights += on.weight
                 elif abs(more := seen.crowding - other.crowding) > CROWDING_APART:
                     longer = min(
@@ -413,7 +414,7 @@ class _Said(NamedTuple):
 
 
 def _median(says: list[_Said], costs: float) -> float:
-    return sorted(said.speed + costs * said.crowding for said in says)[len(says) // 2]
+    return sorted([said.speed + costs * said.crowding for said in says])[len(says) // 2]
 
 
 def _fitted(

@@ -402,10 +402,10 @@ class EarliestPolicy:
         waiting = self._waiting[lease.request.id]
         build = self._unqueue(lease.request)
         place = self._places[lease.host.name]
-        taken = next((part for part in place.parts() if part.busy < part.slots), place)
-        speed = (
-            taken.speed if place.later is None else place.speed * place.full_part**place.crowding
-        )
+        taken, speed = place, place.speed
+        if place.later is not None:
+            taken = next((part for part in place.parts() if part.busy < part.slots), place)
+            speed *= place.full_part**place.crowding
         cost = waiting.cost if waiting.cost is not None else build.typical(now)
         running = Running(
             lease,
@@ -660,11 +660,10 @@ class EarliestPolicy:
         It is slower than a free one, as far as is known, or it would be used anyway; and it costs
         little, because the rest of the build takes far longer than the file does there.
         """
-        self._note_unsure(now)
-        if not self._unsure or not queue.known or now < build.measures_again or not build.refills:
+        if not queue.known or now < build.measures_again or not build.refills:
             return None
+        self._note_unsure(now)
         cheapest = queue.known[0]
-        rest_s = self._rest_s(build, now, build.typical(now))
         for name in tuple(islice(self._unsure, UNSURE_AT_ONCE)):
             place = self._unsure.pop(name)
             needs_s = cheapest[0] / place.speed
@@ -674,7 +673,7 @@ class EarliestPolicy:
                 and not place.host.in_use
                 and name not in queue.avoid
                 and queue.view in place.views
-                and needs_s <= MEASURING_PART * rest_s
+                and needs_s <= MEASURING_PART * self._rest_s(build, now, build.typical(now))
             ):
                 heappush(self._unsure_at, (now + MEASURE_AGAIN_S, name))
                 build.measures_again = now + needs_s
@@ -743,7 +742,7 @@ class EarliestPolicy:
         if roomy and build.refills and speed * COLD_SPREAD >= top:
             return math.inf
         power = max(EPSILON_S, self._farm.fastest_sum(jobs))
-        brings = max(0.0, 1.0 - self._farm.faster_sum(place.index, jobs) / power)
+        brings = max(0.0, 1.0 - self._farm.fastest_sum(jobs, place.index) / power)
         outstanding = len(self._waiting) + len(self._running)
         queued_s = outstanding / max(EPSILON_S, self._farm.power)
         rest_s = typical * (

@@ -140,6 +140,9 @@ class View:
         self._serial = 0
         self._top_speed = 1.0
         self._top_version = -1
+        # Of the last version: by how many jobs, and above which class.
+        self._sums: dict[tuple[int, int], float] = {}
+        self._sums_version = -1
 
     def class_at(self, index: int) -> SpeedClass:
         """Return the class of that index."""
@@ -205,24 +208,22 @@ class View:
                 self._maybe_free ^= 1 << bit
         return None
 
-    def fastest_sum(self, jobs: int) -> float:
-        """Return the summed speed of the `jobs` fastest slots."""
-        left, power = jobs, 0.0
-        for index in reversed(self.order):
-            speed_class = self.classes[index]
-            if speed_class.slots >= left:
-                return power + left * speed_class.speed
-            power += speed_class.power
-            left -= speed_class.slots
+    def fastest_sum(self, jobs: int, above: int = ANY_CLASS) -> float:
+        """Return the summed speed of those of the `jobs` fastest slots that are above a class."""
+        if self._sums_version != self.version:
+            self._sums_version = self.version
+            self._sums.clear()
+        power = self._sums.get((jobs, above))
+        if power is None:
+            power = self._sums[jobs, above] = self._fastest_sum(jobs, above)
         return power
 
-    def faster_sum(self, index: int, jobs: int) -> float:
-        """Return the summed speed of those of the `jobs` fastest slots that are above a class."""
+    def _fastest_sum(self, jobs: int, above: int) -> float:
         left, power = jobs, 0.0
-        for above in reversed(self.order):
-            if above <= index:
+        for index in reversed(self.order):
+            if index <= above:
                 break
-            speed_class = self.classes[above]
+            speed_class = self.classes[index]
             if speed_class.slots >= left:
                 return power + left * speed_class.speed
             power += speed_class.power
