@@ -316,9 +316,10 @@ class World:
         text = f"{verb} host={plan.address} {words}".strip()
 
         async def type_it() -> None:
+            loadavg = host.loadavg
             out = verb != "add" and (host.returns or not host.plan.reports)
             worked = await self._types(process, bell, text)
-            if worked and out:
+            if worked and out and host.loadavg is loadavg:  # a new one brings it in again
                 self.taken_out.add(host)
             await asyncio.sleep(LOOKS_AGAIN_S)
             if not worked or (verb == "add" and not self._is_available(host)):
