@@ -184,8 +184,13 @@ class Build:
         else:
             self.waiting_work += waiting.cost
         waiting.queue.put(waiting)
-        self.most_outstanding = max(self.most_outstanding, self.outstanding)
-        self.jobs = max(self.jobs, self.most_outstanding)
+        self._count_outstanding()
+
+    def _count_outstanding(self) -> None:
+        outstanding = self.waiting + len(self.held)
+        if outstanding > self.most_outstanding:
+            self.most_outstanding = outstanding
+            self.jobs = max(self.jobs, outstanding)
 
     def gather(self, request: Request, now: float) -> None:
         """Settle until when the build's first requests wait for those that come with them."""
@@ -212,6 +217,7 @@ class Build:
     def start(self, running: Running) -> None:
         """Take a lease up."""
         self.held[running.lease.id] = running
+        self._count_outstanding()
         self.power += running.speed
         self.start_power += running.speed * running.start_s
         self.end_power += running.speed * running.end_s

@@ -132,6 +132,8 @@ class EarliestPolicy:
         self._builds: dict[BuildKey, Build] = {}
         self._idle: dict[BuildKey, None] = {}  # builds with nothing outstanding, longest idle first
         self._waiting: dict[int, Waiting] = {}
+        # Nothing else waits, so it is queued only if it cannot start at once.
+        self._lone: Waiting | None = None
         self._running: dict[int, Running] = {}
         self._unentered: list[tuple[Build, Running]] = []  # leases, ends not yet entered
         self._ready: dict[BuildKey, None] = {}  # builds worth asking
@@ -371,7 +373,7 @@ class EarliestPolicy:
         """See `Policy`."""
         build = self._build_of(request, now)
         build.arrive(request.source, now)
-        if build.outstanding == 0:
+        if not (build.held or build.waiting):
             self._activate(build)
         self._serial += 1
         waiting = Waiting(
@@ -383,6 +385,14 @@ class EarliestPolicy:
             now,
         )
         self._waiting[request.id] = waiting
+        if len(self._waiting) == 1 and build.gathers_until < now:
+            self._lone = waiting
+        else:
+            self._put(waiting, now)
+
+    def _put(self, waiting: Waiting, now: float) -> None:
+        """Queue a request, beside others or for later."""
+        request, build = waiting.request, waiting.build
         build.put(waiting)
         self._fresh.append(waiting)
         build.gather(request, now)
@@ -435,8 +445,7 @@ class EarliestPolicy:
         work = build.end(running, now, whole)
         running.end_s = -1.0  # its entries in heaps are out of date
         self._charge(build, work - running.charged)
-        place = running.place
-        self._occupied(place, now)
+        self._occupied(running.place, now)
         if whole:
             self._learn(running, outcome, now)
             if outcome.cpu_s is not None and 0.0 <= outcome.cpu_s <= now - lease.granted:
@@ -444,10 +453,10 @@ class EarliestPolicy:
         build.credit = min(build.credit + STEPS_EARNED, STEPS_SAVED)
         if build.waiting:
             self._ask(build)
-        if self._running:
-            self._wake_below(running.index)
-        else:
+        if not self._running:
             self._wake_all()
+        elif self._asleep:
+            self._wake_below(running.index)
         self._rest_if_idle(build)
 
     def _learn(self, running: Running, outcome: Outcome, now: float) -> None:
@@ -509,7 +518,7 @@ class EarliestPolicy:
         self._active += 1
 
     def _rest_if_idle(self, build: Build) -> None:
-        if build.outstanding:
+        if build.held or build.waiting:
             return
         self._users[build.key[0]].active -= 1
         self._active -= 1
@@ -519,6 +528,9 @@ class EarliestPolicy:
 
     def _unqueue(self, request: Request) -> Build:
         waiting = self._waiting.pop(request.id)
+        if waiting is self._lone:
+            self._lone = None
+            return waiting.build
         self._overdue.pop(request.id, None)
         if self._fresh and self._fresh[-1] is waiting:
             self._fresh.pop()
@@ -533,6 +545,13 @@ class EarliestPolicy:
 
     def next_grant(self, now: float) -> tuple[Request, Host] | None:
         """See `Policy`."""
+        lone = self._lone
+        if lone is not None:
+            place = lone.queue.view.fastest_free(lone.queue.avoid)
+            if place is not None and lone.queue.view.is_fastest(place):
+                return lone.request, place.host
+            self._lone = None
+            self._put(lone, now)
         if self._fresh and self._fresh[0].arrived < now:
             self._begin_patience()
         if self._patience and self._patience[0][0] <= now:
@@ -881,7 +900,8 @@ class EarliestPolicy:
         place.occupy(place.host.in_use)  # counted anew: `host_changed` may have come first
         for view in place.views:
             view.offer(place)
-            if place.later is not None:
+        if place.later is not None:
+            for view in place.views:
                 view.offer(place.later)
 
     def _ask(self, build: Build) -> None:
@@ -901,8 +921,6 @@ class EarliestPolicy:
 
     def _wake_below(self, index: int) -> None:
         """A slot of this class came free: who refused a slower one may want it."""
-        if not self._asleep:
-            return
         for refused in [refused for refused in self._asleep if refused < index]:
             self._ready.update(self._asleep.pop(refused))
 

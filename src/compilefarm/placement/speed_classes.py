@@ -72,7 +72,8 @@ class Place:
 
     def crowd(self, crowding: float, now: float) -> None:
         """Take note of how crowded the host is from now on."""
-        self.crowded_s = self.crowded_until(now)
+        if self.crowding:
+            self.crowded_s = self.crowded_until(now)
         self.crowded_at = now
         self.crowding = crowding
 
