@@ -815,7 +815,8 @@ class Farm:
         leases = host.leases
         if not leases:
             self._timers.set(("watch", host.name), self.now + PATIENCE_KNOWN_LEAST_S)
-        self.leases[lease.id] = leases[lease.id] = lease
+        number = lease.request.id
+        self.leases[number] = leases[number] = lease
         if len(leases) > host.most_leases:
             host.most_leases = len(leases)
         self.policy.granted(lease, self.now)
@@ -831,7 +832,8 @@ class Farm:
 
     def _end_lease(self, lease: Lease, outcome: Outcome) -> None:
         host = lease.host
-        del self.leases[lease.id], host.leases[lease.id]
+        number = lease.request.id
+        del self.leases[number], host.leases[number]
         host.give_back(lease.slot)
         self._effects.append(LeaseEnded(lease, outcome, self.now))
         if outcome.failed and not lease.disturbed:

@@ -129,9 +129,9 @@ def crowding(in_use: float, slots: int) -> float:
 
     In between it is the part of the work that shares a core, were each core two slots.
     """
-    if in_use >= slots:
-        return 1.0 if in_use > 1.0 else 0.0
-    return max(0.0, 2.0 - slots / max(1.0, in_use))
+    if in_use <= 1.0:
+        return 0.0
+    return 1.0 if in_use >= slots else max(0.0, 2.0 - slots / in_use)
 
 
 def wild(took_s: float) -> bool:

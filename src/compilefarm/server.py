@@ -211,7 +211,7 @@ class HostServer:
 
     def _grant(self, effect: Grant) -> None:
         lease = effect.lease
-        connection = self.requests[lease.id]
+        connection = self.requests[lease.request.id]
         address = lease.host.address
         if is_loopback(address) and not is_loopback(connection.sender):
             # The host is this very machine: elsewhere it goes by the address that was connected to.

@@ -216,7 +216,7 @@ class Build:
 
     def start(self, running: Running) -> None:
         """Take a lease up."""
-        self.held[running.lease.id] = running
+        self.held[running.lease.request.id] = running
         self._count_outstanding()
         self.power += running.speed
         self.start_power += running.speed * running.start_s
@@ -227,7 +227,7 @@ class Build:
 
         `counts` says that it was a whole compile, from which the typical file may be judged.
         """
-        del self.held[running.lease.id]
+        del self.held[running.lease.request.id]
         self.last_event = now
         work = (now - running.start_s) * running.speed
         if self.held:

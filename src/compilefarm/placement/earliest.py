@@ -223,7 +223,8 @@ class EarliestPolicy:
         in_use: float = host.in_use
         if host.load is not None:
             in_use += host.load.foreign_cpus
-        place.crowd(crowding(in_use, host.slots), now)
+        if place.crowding or 2.0 * in_use > host.slots:  # else it was and is not crowded
+            place.crowd(crowding(in_use, host.slots), now)
         if place.full_part == 1.0:
             place.filled = False
             return
@@ -427,7 +428,7 @@ class EarliestPolicy:
             lease.granted + build.preprocess_s + cost / speed,
             place.crowded_s,
         )
-        self._running[lease.id] = running
+        self._running[lease.request.id] = running
         build.start(running)
         self._charge(build, cost)
         self._unentered.append((build, running))
@@ -439,7 +440,7 @@ class EarliestPolicy:
 
     def ended(self, lease: Lease, outcome: Outcome, now: float) -> None:
         """See `Policy`."""
-        running = self._running.pop(lease.id)
+        running = self._running.pop(lease.request.id)
         build = self._builds[_key(lease.request)]
         whole = outcome.exit == 0 and not outcome.failed and not lease.disturbed
         work = build.end(running, now, whole)

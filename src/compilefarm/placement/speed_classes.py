@@ -72,8 +72,7 @@ class Place:
 
     def crowd(self, crowding: float, now: float) -> None:
         """Take note of how crowded the host is from now on."""
-        if self.crowding:
-            self.crowded_s = self.crowded_until(now)
+        self.crowded_s = self.crowded_until(now)
         self.crowded_at = now
         self.crowding = crowding
 
@@ -170,7 +169,8 @@ class View:
         """Take note of a change of a place: what it has free is offered once, as of now."""
         if place.busy >= place.slots:
             return
-        speed_class = self.class_at(place.index)
+        index = place.index
+        speed_class = self.classes.get(index) or self.class_at(index)
         free = speed_class.free
         self._serial += 1
         in_use = place.busy / place.slots
@@ -179,7 +179,7 @@ class View:
             heapreplace(free, entry)  # as nearly always when a slot was taken
         else:
             heappush(free, entry)
-        self._maybe_free |= 1 << (speed_class.index + _BIT_OF_SPEED_1)
+        self._maybe_free |= 1 << (index + _BIT_OF_SPEED_1)
         if len(free) > 64 and len(free) > 4 * speed_class.slots:
             free[:] = [entry for entry in free if entry[3] == entry[4].stamp]
             heapify(free)
