@@ -201,7 +201,7 @@ def test_another_server_takes_over_and_the_first_comes_back(
         assert other.farm()["totals"]["slots_free"] == 0
         open_gates(farm)
         ends_well(farm, building)
-        assert other.farm()["totals"]["leases_granted"] == COMPILES - SLOTS
+        eventually(lambda: other.farm()["totals"]["leases_granted"] == COMPILES - SLOTS)
 
         farm.server.start()
         eventually(partial(all_free, farm.server))
