@@ -340,6 +340,7 @@ def test_servers_are_tried_in_order(gethost: Gethost, server: Server) -> None:
         assert never.nobody_came()
 
 
+@pytest.mark.slow
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 from gethost_program import PATIENCE_S, Connection, Gethost, Server, gethost_under_test
 
+pytestmark = pytest.mark.slow  # a gethost that lost its server takes its time
+
 LEASE = "lease id=5e1f90c2-7 host=desk1:4001 address=192.0.2.7 port=4001 slots=3"
 SHOW_HOSTS = 'echo "$DISTCC_HOSTS"'
 # It compiles until a line comes.

@@ -69,6 +69,7 @@ def test_the_document_has_conversations_on_every_port() -> None:
     assert len(SESSIONS) == DOCUMENT.count("```session")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("port", "key", "lines"),
     SESSIONS,
