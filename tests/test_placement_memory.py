@@ -6,7 +6,8 @@ from compilefarm.events import HostsListed, LoadReported, RequestArrived, Reques
 from compilefarm.farm import Farm
 from compilefarm.learning import MEMORY_MB, Learning
 from compilefarm.model import DISTCC_PORT, Declaration, Load, Outcome, Request
-from compilefarm.placement.earliest import MEMORY_RESERVE_MB, EarliestPolicy
+from compilefarm.placement.earliest import EarliestPolicy
+from compilefarm.placement.places import MEMORY_RESERVE_MB
 
 DIRECTORY = "/home/ada/src"
 

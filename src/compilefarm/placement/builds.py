@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import NamedTuple
 
-from compilefarm.model import Request, Signature
+from compilefarm.model import Request
 from compilefarm.placement.speed_classes import Running, View, drop_untrue
+from compilefarm.placement.turns import Turns, User
 
 BuildKey = tuple[str, str, str]  # user, builder, directory
 
@@ -32,6 +33,8 @@ STALLED_AFTER_S = 1.0
 # longer it may take, and the expectation is put off only O(log) times.
 OVERRUN = 0.35
 EPSILON_S = 1e-9
+# Steps of looking ahead: by each grant and each end; and saved, at most.
+STEPS_EARNED, STEPS_SAVED = 4, 2000
 
 
 class Mode(NamedTuple):
@@ -64,15 +67,15 @@ class Waiting:
 class Queue:
     """What one build has waiting that may use the same hosts."""
 
-    def __init__(self, view: View, avoid: frozenset[str]) -> None:
-        self.view = view
-        self.avoid = avoid
+    def __init__(self, build: Build, turns: Turns) -> None:
+        self.build = build
+        self.turns = turns
+        self.line: int | None = None  # of these turns, where it stands; None: nothing waits
+        self.stamp = 0  # goes up when it moves
         # Cheapest first, and of equal ones the latest first, so that the oldest is found from
         # behind.
         self.known: list[tuple[float, int, Waiting]] = []
         self.unknown: dict[int, Waiting] = {}  # in the order of arrival
-        # The class of slots that it refused, and `Build.asked` of then.
-        self.refused, self.refused_at = 0, -1
 
     def __len__(self) -> int:
         return len(self.known) + len(self.unknown)
@@ -107,10 +110,12 @@ class Queue:
 class Build:
     """The books of one build. Costs and work are seconds at power index 1."""
 
-    def __init__(self, key: BuildKey, outlook: dict[str, float], jobs: int) -> None:
+    def __init__(self, key: BuildKey, user: User, outlook: dict[str, float], jobs: int) -> None:
         self.key = key
+        self.user = user
+        self.served = 0.0
         self.queue_of: dict[tuple[str, str, frozenset[str]], Queue] = {}  # by restriction
-        self.queues: dict[tuple[frozenset[Signature], frozenset[str]], Queue] = {}
+        self.queues: dict[tuple[View, frozenset[str]], Queue] = {}
         self.waiting = 0
         self.unknown = 0
         self.waiting_work = 0.0
@@ -120,13 +125,11 @@ class Build:
         )  # most outstanding at once, now or in the last build: its -j, as seen
         self.most_outstanding = 0
         self.alarm = math.inf  # when it is asked again, whatever happens
-        self.asked = 0  # goes up with all that may change the build's mind
         self.begun: float | None = None
         self.gathers_until = -math.inf
         self.measures_again = -math.inf  # sends no file to find a host's speed out before then
         self.last_arrival = 0.0
         self.last_event = 0.0
-        self.served = 0.0
         self.seen: dict[str, None] = {}  # sources, in the order of asking
         # Over running leases: the sums of speed, start * speed and end * speed, and the ends, two
         # ways.
@@ -145,7 +148,7 @@ class Build:
         # How it is played, the steps it has earned to find out, and the trials of the current
         # round.
         self.mode = STEADY
-        self.credit = 0.0
+        self.credit = float(STEPS_SAVED)
         self.trials: list[Mode] = []
         self.best = STEADY
         self.best_end_s = 0.0
@@ -240,6 +243,10 @@ class Build:
             self.done += 1
             self.done_work += work
         return work
+
+    def earn_steps(self) -> None:
+        """Earn steps of looking ahead, with each grant and each end."""
+        self.credit = min(self.credit + STEPS_EARNED, STEPS_SAVED)
 
     def preprocessed(self, cpu_s: float) -> None:
         """Take note of how long preprocessing took for one file."""

@@ -134,6 +134,7 @@ class View:
         self.classes: dict[int, SpeedClass] = {}
         self.order: list[int] = []  # indices of classes, slowest first
         self.version = 0  # of places, not of leases
+        self.expecting = False  # the ends of all leases are in its classes
         self.slots = 0
         self.power = 0.0
         self._maybe_free = 0

@@ -1,0 +1,75 @@
+"""Whose turn it is: the least served first, and nobody is asked about what he refused."""
+
+from __future__ import annotations
+
+from itertools import count
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compilefarm.placement.builds import Build, Queue
+from compilefarm.placement.speed_classes import View
+from compilefarm.placement.turns import FIRST_LINE, Turns, User, serve
+
+NONE: frozenset[str] = frozenset()
+
+
+def turns_of(builds: list[Build]) -> tuple[Turns, list[Queue]]:
+    turns = Turns(View(frozenset()), NONE, count(1), {})
+    return turns, [Queue(build, turns) for build in builds]
+
+
+def build(user: User, name: str) -> Build:
+    return Build((name, "desk", "/src"), user, {}, 1)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["stand", "leave", "serve", "ask"]),
+            st.integers(0, 5),
+            st.integers(-3, 9),
+        ),
+        max_size=60,
+    )
+)
+def test_the_first_is_always_the_least_served_of_those_that_may_be_asked(
+    steps: list[tuple[str, int, int]],
+) -> None:
+    users = [User(), User(), User()]
+    builds = [build(users[number % 3], str(number)) for number in range(6)]
+    turns, queues = turns_of(builds)
+    for act, number, value in steps:
+        if act == "stand":
+            turns.stand(queues[number], value)
+        elif act == "leave":
+            turns.leave(queues[number])
+        elif act == "serve":
+            serve(builds[number], float(value))
+        else:
+            entry = turns.first(value)
+            may = [each for each in queues if each.line is not None and each.line < value]
+            if entry is None:
+                assert not may
+            else:
+                least = min((each.build.user.served, each.build.served) for each in may)
+                assert entry[:2] == least
+                assert entry[-1] in may
+
+
+def test_one_that_moves_again_and_again_leaves_no_trail() -> None:
+    turns, (queue,) = turns_of([build(User(), "ann")])
+    for _ in range(10_000):
+        turns.stand(queue, 3)
+        turns.stand(queue, FIRST_LINE)
+    assert sum(len(line) for line in turns._lines.values()) < 200
+
+
+def test_only_turns_in_which_somebody_waits_are_contested() -> None:
+    contested: dict[Turns, None] = {}
+    turns = Turns(View(frozenset()), NONE, count(1), contested)
+    queue = Queue(build(User(), "ann"), turns)
+    turns.stand(queue, FIRST_LINE)
+    assert list(contested) == [turns]
+    turns.leave(queue)
+    assert not contested
