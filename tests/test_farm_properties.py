@@ -22,7 +22,10 @@ from hypothesis.stateful import (
 )
 
 from compilefarm.events import (
+    BackUp,
+    BackupEnded,
     DrainEnded,
+    DropBackup,
     EarlierLife,
     Event,
     Grant,
@@ -46,8 +49,20 @@ from compilefarm.events import (
 )
 from compilefarm.farm import SETTLE_S, Farm
 from compilefarm.learning import Learning
-from compilefarm.model import Availability, Declaration, Load, Mode, Outcome, Request, State
+from compilefarm.model import (
+    Availability,
+    Declaration,
+    Host,
+    Lease,
+    Load,
+    Mode,
+    Outcome,
+    Request,
+    State,
+)
+from compilefarm.placement import Policy
 from compilefarm.placement.policies import make_policy
+from compilefarm.placement.tier import TierPolicy
 
 HOSTS = ("alder", "birch", "cedar", "dogwood")
 # Nothing is often the most interesting value: drawn unevenly, so that farms fill up and clear.
@@ -93,18 +108,72 @@ def declarations(host: str) -> st.SearchStrategy[Declaration]:
     )
 
 
+class EagerPolicy(TierPolicy):
+    """Backs up whatever may be, wherever there is room: often enough to try the books."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known: dict[str, Host] = {}
+        self.leases: dict[int, Lease] = {}
+        self.backups: dict[int, Lease] = {}
+
+    def host_changed(self, host: Host, now: float) -> None:
+        self.known[host.name] = host
+        super().host_changed(host, now)
+
+    def host_forgotten(self, host: Host) -> None:
+        del self.known[host.name]
+        super().host_forgotten(host)
+
+    def granted(self, lease: Lease, now: float) -> None:
+        super().granted(lease, now)
+        self.leases[lease.id] = lease
+
+    def ended(self, lease: Lease, outcome: Outcome, now: float) -> None:
+        super().ended(lease, outcome, now)
+        del self.leases[lease.id]
+
+    def next_backup(self, now: float) -> tuple[Lease, Host] | None:
+        for lease in self.leases.values():
+            if lease.request.backup and lease.id not in self.backups:
+                for host in self.known.values():
+                    usable = host.up and host.free and host.tier is not None
+                    if usable and host is not lease.host and lease.request.may_use(host):
+                        return lease, host
+        return None
+
+    def backup_began(self, backup: Lease, now: float) -> None:
+        self.backups[backup.id] = backup
+        self._rank(backup.host)
+
+    def backup_ended(self, backup: Lease, outcome: Outcome, now: float) -> None:
+        del self.backups[backup.id]
+        self._rank(backup.host)
+
+    def backup_in_the_way(self, now: float) -> Lease | None:
+        for backup in self.backups.values():
+            queues = self._queues.values()
+            if any(each.may_use(backup.host) for queue in queues for each in queue.values()):
+                return backup
+        return None
+
+
 class FarmMachine(RuleBasedStateMachine):
     """Plays events at a farm, and keeps a model of who waits and who has a slot."""
 
     policy = "tier"
 
+    def new_policy(self) -> Policy:
+        return make_policy(self.policy, Learning(), random.Random(1))
+
     def __init__(self) -> None:
         super().__init__()
-        self.farm = Farm(make_policy(self.policy, Learning(), random.Random(1)))
+        self.farm = Farm(self.new_policy())
         self.now = 0.0
         self.last_id = 0
         self.waiting: dict[int, Request] = {}
         self.leased: dict[int, str] = {}
+        self.backups: dict[int, tuple[str, int]] = {}  # host, and the backup's number
         self.answered: set[int] = set()
         self.probes: list[str] = []
         self.draining: set[str] = set()
@@ -152,7 +221,17 @@ class FarmMachine(RuleBasedStateMachine):
                 case Revoke(number, reason):
                     assert reason
                     del self.leased[number]
+                    self.backups.pop(number, None)
                     self.answered.add(number)
+                case BackUp(lease):
+                    assert lease.id not in self.backups, "a second backup"
+                    assert lease.request.backup, "a backup for one who cannot run it"
+                    assert lease.request.may_use(lease.host)
+                    assert lease.host.name != self.leased[lease.id], "both attempts on one host"
+                    self.backups[lease.id] = (lease.host.name, lease.backup)
+                case DropBackup(lease, reason):
+                    assert reason
+                    assert self.backups.pop(lease.id) == (lease.host.name, lease.backup)
                 case Probe(name, _, _):
                     self.probes.append(name)
                 case DrainEnded(name, _, _):
@@ -251,14 +330,27 @@ class FarmMachine(RuleBasedStateMachine):
         compiler=compilers,
         avoid=st.just(frozenset()) | st.frozensets(hosts, max_size=2),
         wait_s=st.sampled_from([None, None, 0.0, 7.0]),
+        backup=st.booleans(),
     )
     def request(
-        self, count: int, type: str, compiler: str, avoid: frozenset[str], wait_s: float | None
+        self,
+        count: int,
+        type: str,
+        compiler: str,
+        avoid: frozenset[str],
+        wait_s: float | None,
+        backup: bool,
     ) -> None:
         for _ in range(count):
             self.last_id += 1
             request = Request(
-                self.last_id, "ada", type=type, compiler=compiler, avoid=avoid, wait_s=wait_s
+                self.last_id,
+                "ada",
+                type=type,
+                compiler=compiler,
+                avoid=avoid,
+                wait_s=wait_s,
+                backup=backup,
             )
             self.waiting[request.id] = request
             self.play(RequestArrived(request))
@@ -272,7 +364,28 @@ class FarmMachine(RuleBasedStateMachine):
         self.now += late_s
         number = data.draw(st.sampled_from(sorted(self.leased)))
         del self.leased[number]
+        self.backups.pop(number, None)
         self.play(RequestEnded(number, outcome))
+
+    @precondition(lambda self: self.backups)
+    @rule(data=st.data(), crossed=st.integers(0, 1))
+    def backup_is_first(self, data: st.DataObject, crossed: int) -> None:
+        """A backup is done; perhaps the farm has taken it back in that moment."""
+        number = data.draw(st.sampled_from(sorted(self.backups)))
+        _, backup = self.backups.pop(number)
+        del self.leased[number]
+        outcome = Outcome(exit=0, wall_s=1.0)
+        self.play(RequestEnded(number, outcome, backup + crossed))
+        assert number not in self.farm.backups
+
+    @precondition(lambda self: self.backups)
+    @rule(data=st.data(), outcome=outcomes, crossed=st.integers(0, 1))
+    def end_backup(self, data: st.DataObject, outcome: Outcome, crossed: int) -> None:
+        number = data.draw(st.sampled_from(sorted(self.backups)))
+        _, backup = self.backups[number]
+        if not crossed:
+            del self.backups[number]
+        self.play(BackupEnded(number, backup + crossed, outcome))
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
@@ -301,6 +414,10 @@ class FarmMachine(RuleBasedStateMachine):
         assert {number: lease.host.name for number, lease in self.farm.leases.items()} == (
             self.leased
         )
+        assert {
+            number: (backup.host.name, backup.backup)
+            for number, backup in self.farm.backups.items()
+        } == self.backups
 
     @invariant()
     def nothing_waits_beside_a_free_slot(self) -> None:
@@ -339,7 +456,8 @@ class FarmMachine(RuleBasedStateMachine):
     def snapshot_adds_up(self) -> None:
         snapshot = self.farm.snapshot()
         totals = snapshot["totals"]
-        assert totals["slots_in_use"] == len(self.leased) + totals["strays"]
+        leases = len(self.leased) + len(self.backups)
+        assert totals["slots_in_use"] == leases + totals["strays"]
         assert snapshot["totals"]["requests_waiting"] == len(self.waiting)
         for host in snapshot["hosts"]:
             assert (host["state"] == "up") == (not host["reason"] or host["tier"] is not None)
@@ -349,6 +467,7 @@ class FarmMachine(RuleBasedStateMachine):
         for number in [*self.waiting, *self.leased]:
             self.waiting.pop(number, None)
             self.leased.pop(number, None)
+            self.backups.pop(number, None)
             self.play(RequestEnded(number, Outcome()))
         assert not self.draining
         assert not self.farm.leases
@@ -363,6 +482,25 @@ class RandomMachine(FarmMachine):
     policy = "random"
 
 
+class EagerMachine(FarmMachine):
+    """Mostly plain compiles on a farm that is up, and so one with many backups."""
+
+    def new_policy(self) -> Policy:
+        return EagerPolicy()
+
+    @initialize()
+    def have_hosts(self) -> None:
+        for host in HOSTS:
+            self.play(HostAdded(Declaration(host, slots=2), "127.0.0.1"))
+
+    @rule(count=st.integers(1, 3))
+    def compile(self, count: int) -> None:
+        for _ in range(count):
+            self.last_id += 1
+            request = self.waiting[self.last_id] = Request(self.last_id, "ada", backup=True)
+            self.play(RequestArrived(request))
+
+
 class EarliestMachine(FarmMachine):
     policy = "earliest"
 
@@ -372,17 +510,18 @@ class EarliestMachine(FarmMachine):
             if not self.waiting:
                 break
             for number in sorted(self.leased):
-                del self.leased[number]
-                self.play(RequestEnded(number, Outcome(exit=0, wall_s=1.0)))
+                if self.leased.pop(number, None) is not None:
+                    self.backups.pop(number, None)
+                    self.play(RequestEnded(number, Outcome(exit=0, wall_s=1.0)))
             self.advance(10.0)
         assert not self.waiting
         super().teardown()
 
 
-MACHINES = (FarmMachine, RandomMachine, EarliestMachine)
+MACHINES = (FarmMachine, RandomMachine, EagerMachine, EarliestMachine)
 for each in MACHINES:
     each.TestCase.settings = settings(max_examples=20, stateful_step_count=50, deadline=None)
-TestTier, TestRandom, TestEarliest = (each.TestCase for each in MACHINES)
+TestTier, TestRandom, TestEager, TestEarliest = (each.TestCase for each in MACHINES)
 
 
 @pytest.mark.slow

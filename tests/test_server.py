@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -32,7 +33,7 @@ from compilefarm import server as server_module
 from compilefarm.access import networks_by_port
 from compilefarm.connections import LoadConnection, RequestConnection, StatusConnection
 from compilefarm.placement.tier import TierPolicy
-from compilefarm.wire import LINE_LIMIT_BYTES
+from compilefarm.wire import LINE_LIMIT_BYTES, Message
 
 # It starts programs, many times.
 pytestmark = pytest.mark.slow
@@ -360,6 +361,89 @@ def test_a_lease_ends_with_its_connection(server: HostServer) -> None:
     for client in clients[1:]:
         client.close()
     assert eventually(lambda: server.farm()["totals"]["slots_in_use"] == 0)
+
+
+# -- backups
+
+
+@pytest.fixture
+def backed_up(tmp_path: Path) -> Iterator[tuple[HostServer, Client, Message]]:
+    """A server, a client whose compile runs on a slow host, and the backup that it was offered."""
+    with HostServer(tmp_path, "--record", tmp_path / "record.csv") as server:
+        server.ask("add host=127.0.0.1 port=4001 slots=1 power_index=1")
+        with server.connect() as client:
+            client.say("request user=ada source=giant.c backup=yes")
+            assert client.hears("lease").words["port"] == "4001"
+            server.ask("add host=127.0.0.1 port=4002 slots=1 power_index=20")
+            backup = client.hears("backup")
+            assert (backup.words["port"], backup.words["slots"]) == ("4002", "1")
+            yield server, client, backup
+
+
+def host_of(server: HostServer, port: int) -> dict[str, Any]:
+    hosts: list[dict[str, Any]] = server.farm()["hosts"]
+    return next(host for host in hosts if host["port"] == port)
+
+
+def test_a_compile_is_done_by_its_backup(
+    backed_up: tuple[HostServer, Client, Message], tmp_path: Path
+) -> None:
+    server, client, backup = backed_up
+    assert [lease["backup"] for lease in host_of(server, 4002)["leases"]] == [True]
+    client.say(f"done exit=0 wall_s=0.2 cpu_s=0.01 id={backup.words['id']}")
+    assert client.line() == ""
+    assert eventually(lambda: server.farm()["totals"]["slots_in_use"] == 0)
+    totals = server.farm()["totals"]
+    assert (totals["backups_begun"], totals["backups_first"]) == (1, 1)
+    with (tmp_path / "record.csv").open(newline="") as file:
+        rows = [(row["host"], row["ending"]) for row in csv.DictReader(file)]
+    assert rows == [("127.0.0.1:4001", "dropped"), ("127.0.0.1:4002", "done")]
+
+
+def test_a_backup_is_taken_back_when_somebody_wants_its_slot(
+    backed_up: tuple[HostServer, Client, Message],
+) -> None:
+    server, client, backup = backed_up
+    with server.connect() as other:
+        other.say("request user=bob source=b.c")
+        assert other.hears("lease").words["port"] == "4002"
+        assert client.hears("drop").words["id"] == backup.words["id"]
+        # Lines may cross: what is said of a backup that is over is no error, and changes nothing.
+        client.say(f"failed exit=116 id={backup.words['id']}", f"dropped id={backup.words['id']}")
+        other.say("done exit=0 wall_s=0.1")
+    again = client.hears("backup")
+    assert again.words["id"] != backup.words["id"]
+    client.say(f"done exit=0 wall_s=0.2 id={backup.words['id']}")
+    assert client.line() == ""
+    assert host_of(server, 4002)["failures"] == 0
+
+
+def test_a_backup_ends_alone_with_blame_or_without(
+    backed_up: tuple[HostServer, Client, Message],
+) -> None:
+    server, client, backup = backed_up
+    client.say(f"dropped id={backup.words['id']}")
+    assert eventually(lambda: host_of(server, 4002)["slots_in_use"] == 0)
+    backup = client.hears("backup")
+    client.say(f"failed exit=116 id={backup.words['id']}")
+    assert eventually(lambda: host_of(server, 4002)["failures"] == 1)
+    assert host_of(server, 4001)["slots_in_use"] == 1
+    client.say("done exit=0 wall_s=0.2")
+    assert client.line() == ""
+
+
+def test_who_attaches_a_lease_anew_has_given_its_backup_up(
+    backed_up: tuple[HostServer, Client, Message],
+) -> None:
+    server, client, backup = backed_up
+    lease_id = backup.words["id"].partition(".")[0]
+    with server.connect() as again:
+        again.say(f"attach id={lease_id} host=127.0.0.1 port=4001 backup=yes")
+        assert again.hears("attached").words["id"] == lease_id
+        assert again.hears("backup").words["id"] != backup.words["id"]
+        assert client.line() == ""
+        again.say("done exit=0 wall_s=0.2")
+        assert again.line() == ""
 
 
 def test_clients_that_vanish_while_they_wait(server: HostServer) -> None:

@@ -21,8 +21,8 @@ HOSTS = (
     HostPlan("birch", "10.0.1.2", 1, 2.0, reports=True),
 )
 BUILDERS = (
-    BuilderPlan("desk1", "10.0.2.1", "ada", 2, 4, 20, "/home/ada"),
-    BuilderPlan("desk2", "10.0.2.2", "bob", 2, 4, 20, "/home/bob"),
+    BuilderPlan("desk1", "10.0.2.1", "ada", 2, 4, 20, "/home/ada", True),
+    BuilderPlan("desk2", "10.0.2.2", "bob", 2, 4, 20, "/home/bob", True),
 )
 FAULTS = (
     Fault(0.4, "kill-gethost", "desk1", 0.0),

@@ -16,6 +16,7 @@ from typing import Any, Protocol, cast
 
 from compilefarm.access import AllowedNetworks, Counts
 from compilefarm.events import (
+    BackupEnded,
     DrainEnded,
     Event,
     HostAdded,
@@ -59,6 +60,7 @@ DAY_S = 86_400.0
 YEAR_S = 366 * DAY_S
 
 SAID_NOTHING = Outcome()
+GAVE_BACKUP_UP = Outcome(reason="the client gave it up")
 
 
 class Server(Protocol):
@@ -244,7 +246,10 @@ class LineConnection(asyncio.Protocol):
 
 
 class RequestConnection(LineConnection):
-    """A client on the base port: one request, one lease, held until the connection closes."""
+    """A client on the base port: one request, one lease, held until the connection closes.
+
+    The compile may have a backup meanwhile, whose lines name it by its id.
+    """
 
     port = "requests"
 
@@ -257,9 +262,8 @@ class RequestConnection(LineConnection):
         """See `LineConnection`."""
         if message.verb == "request" and not self._id:
             self._ask(message)
-        elif message.verb in ("done", "failed") and self._id:
-            self._end(_outcome(message))
-            self.close()
+        elif message.verb in ("done", "failed", "dropped") and self._id:
+            self._ended(message)
         elif message.verb == "attach" and not self._id:
             self._attach(message)
         elif message.verb == "jobs" and not self._id:
@@ -277,20 +281,46 @@ class RequestConnection(LineConnection):
             self._server.waiting_of.add(self.sender)
         self.send("wait", ahead=ahead)
 
+    def _ended(self, message: Message) -> None:
+        """Take note of how an attempt at the compile ended, by its own lease or a backup."""
+        backup = self._backup_of(message.text("id"))
+        if message.verb == "done" or (message.verb == "failed" and not backup):
+            self._end(_outcome(message), backup)
+            self.close()
+            return
+        if not backup:
+            raise WireError("dropped needs id=, the id of a backup")
+        outcome = _outcome(message) if message.verb == "failed" else GAVE_BACKUP_UP
+        self._server.happen(BackupEnded(self._id, backup, outcome))
+
+    def _backup_of(self, lease_id: str) -> int:
+        """Return the number of the backup that an id names; 0: the lease itself."""
+        _, _, number = lease_id.rpartition(".")
+        return int(number) if number != lease_id and number.isdecimal() else 0
+
     def _waits_no_more(self) -> None:
         self._waits = False
         self._server.waiting_of.drop(self.sender)
 
     def grant(self, lease: Lease, address: str) -> None:
-        """Tell the client which slot it has."""
+        """Tell the client which slot it has, for its compile or for a backup of it."""
         if self._waits:
             self._waits_no_more()
         host = lease.host
+        verb = "backup" if lease.backup else "lease"
         # The one line of every compile: `format_line` takes four times as long for it.
         self._write(
-            f"lease id={self._server.life}-{self._id} host={encoded(host.name)} address={address}"
+            f"{verb} id={self._lease_id(lease)} host={encoded(host.name)} address={address}"
             f" port={host.port} slots={host.capacity}\n".encode()
         )
+
+    def drop(self, backup: Lease, reason: str) -> None:
+        """Tell the client to give a backup up."""
+        self.send("drop", id=self._lease_id(backup), reason=reason)
+
+    def _lease_id(self, lease: Lease) -> str:
+        first = f"{self._server.life}-{self._id}"
+        return f"{first}.{lease.backup}" if lease.backup else first
 
     def ended(self) -> None:
         """See `LineConnection`."""
@@ -323,9 +353,12 @@ class RequestConnection(LineConnection):
             self.send("attached", id=f"{self._server.life}-{self._id}")
 
     def hand_over(self, heir: RequestConnection) -> None:
-        """Let another connection of the same client hold the lease."""
+        """Let another connection of the same client hold the lease; it has given up a backup."""
+        backup = self._server.farm.backups.get(self._id)
         self._server.requests[self._id] = heir
         heir._id, self._id = self._id, 0
+        if backup is not None:
+            self._server.happen(BackupEnded(heir._id, backup.backup, GAVE_BACKUP_UP))
         self._transport.abort()
 
     def _request(self, message: Message) -> Request:
@@ -345,12 +378,13 @@ class RequestConnection(LineConnection):
             said("type", ""),
             message.items("avoid"),
             message.optional_number("wait_s", high=DAY_S),
-            returning=_is_returning(message),
+            returning=_is_yes(message, "returning"),
+            backup=_is_yes(message, "backup"),
         )
 
-    def _end(self, outcome: Outcome) -> None:
+    def _end(self, outcome: Outcome, backup: int = 0) -> None:
         if self._server.requests.pop(self._id, None) is not None:
-            self._server.happen(RequestEnded(self._id, outcome))
+            self._server.happen(RequestEnded(self._id, outcome, backup))
 
 
 class HostConnection(LineConnection):
@@ -418,7 +452,7 @@ class LoadConnection(HostConnection):
         load = _load(message)
         address = self._addresses.get((host, port))
         if address is None:
-            return self._begin(host, port, load, _is_returning(message))
+            return self._begin(host, port, load, _is_yes(message, "returning"))
         self._report(host, port, address, load)
         return None
 
@@ -588,7 +622,7 @@ async def _add(connection: HostConnection, server: Server, message: Message) -> 
         reserve_cpus=message.optional_number("reserve_cpus", high=SLOTS_LIMIT),
     )
     address = await connection.address_of(host, port)
-    server.happen(HostAdded(declaration, address, _is_returning(message)))
+    server.happen(HostAdded(declaration, address, _is_yes(message, "returning")))
     if isinstance(connection, StatusConnection):  # somebody said so; a reporter will say it again
         await server.availability_is_kept()
     known = server.farm.find(host, port)
@@ -614,9 +648,9 @@ def _host_and_port(message: Message) -> tuple[str, int]:
     return host, port or message.integer("port", DISTCC_PORT, low=1, high=65535)
 
 
-def _is_returning(message: Message) -> bool:
-    """Whether the sender was with this server before, and lost it."""
-    return _one_of(message, "returning", ("no", "yes")) == "yes"
+def _is_yes(message: Message, key: str) -> bool:
+    """Whether a word that is `no` unless it is there says `yes`."""
+    return _one_of(message, key, ("no", "yes")) == "yes"
 
 
 def _one_of(message: Message, key: str, words: tuple[str, ...], *, required: bool = False) -> str:

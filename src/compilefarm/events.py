@@ -118,9 +118,21 @@ class LeaseAttached(NamedTuple):
 
 
 class RequestEnded(NamedTuple):
-    """A client told how its compile ended, or its connection is gone."""
+    """A client told how its compile ended, or its connection is gone.
+
+    `backup`: it was done under that backup, and not under the lease.
+    """
 
     id: int
+    outcome: Outcome
+    backup: int = 0
+
+
+class BackupEnded(NamedTuple):
+    """A client has ended a backup without a result; the first attempt goes on."""
+
+    id: int
+    backup: int
     outcome: Outcome
 
 
@@ -142,6 +154,7 @@ Event = (
     | RequestArrived
     | LeaseAttached
     | RequestEnded
+    | BackupEnded
     | TimePassed
 )
 
@@ -169,6 +182,19 @@ class Revoke(NamedTuple):
     """Tell a client that its lease has ended from this side."""
 
     id: int
+    reason: str
+
+
+class BackUp(NamedTuple):
+    """Tell a client that it has a second slot, for a backup of its compile."""
+
+    lease: Lease
+
+
+class DropBackup(NamedTuple):
+    """Tell a client that its backup has ended from this side."""
+
+    lease: Lease
     reason: str
 
 
@@ -218,6 +244,8 @@ Effect = (
     | Wait
     | Refuse
     | Revoke
+    | BackUp
+    | DropBackup
     | Probe
     | DrainEnded
     | HostNoted

@@ -9,6 +9,7 @@ property test.
 What the books promise (`Farm.check` asserts it):
 
   - A slot is free, or has exactly one lease, or is in use by a stray; a lease has exactly one slot.
+  - A backup is a second lease of a request that has one, on another host; it ends with the first.
   - Nothing is free on a host that has as many leases and strays as slots.
   - A request waits, or has a lease, or is unknown; it has had one answer at most.
   - No lease is granted on a host that is not up.
@@ -31,6 +32,10 @@ probed: only a host that does a compile of nothing, or at least closes the conne
 A host is probed, too, where its leases run far longer than they were expected to: a distccd that is
 stopped still has its connections accepted by the kernel.
 
+A backup has a slot that nobody wants at the moment: the policy says of which compile, and which
+backup is in the way of a request. It is the first attempt's lease that a client lives by, so a
+backup may end at any time, from either side, and nothing is lost.
+
 A host's owner comes first. Whoever watches the host for him has a connection of his own, and says
 on it that the owner is there or is not. In idle mode a host that nobody watches is as good as in
 use: so it is out of the farm however its watcher ended.
@@ -51,7 +56,10 @@ from typing import Any
 
 from compilefarm.events import (
     AvailabilityChanged,
+    BackUp,
+    BackupEnded,
     DrainEnded,
+    DropBackup,
     EarlierLife,
     Effect,
     Event,
@@ -78,6 +86,7 @@ from compilefarm.events import (
 )
 from compilefarm.model import (
     DISTCC_PORT,
+    OVERTAKEN,
     Availability,
     Declaration,
     Host,
@@ -150,6 +159,7 @@ class Farm:
         self.hosts: dict[str, Host] = {}
         self.waiting: dict[int, Request] = {}
         self.leases: dict[int, Lease] = {}
+        self.backups: dict[int, Lease] = {}  # of these, by the same ids
         # Hosts taken out by somebody, and not brought in again: one that only returns stays out.
         self.removed: dict[str, Declaration] = {}
         self.granted = 0
@@ -157,6 +167,8 @@ class Farm:
         self.refused = 0
         self.revoked = 0
         self.failed = 0
+        self.backed_up = 0
+        self.overtaken = 0  # first attempts, by their backups
         self.now = -math.inf  # the latest time handed in
         self._timers = Timers()
         self._typical_s: float | None = None
@@ -179,6 +191,7 @@ class Farm:
             RequestArrived: self._request_arrived,
             LeaseAttached: self._lease_attached,
             RequestEnded: self._request_ended,
+            BackupEnded: self._backup_ended,
             TimePassed: self._time_passed,
         }
 
@@ -197,6 +210,7 @@ class Farm:
                 self._still_waiting(event.request)
             effects += [Wait(number) for number in self._to_tell if number in self.waiting]
         self._to_tell.clear()
+        self._back_up()
         return effects
 
     def next_deadline(self, before: float = math.inf) -> float | None:
@@ -254,7 +268,7 @@ class Farm:
     def check(self) -> None:
         """Assert every invariant; raises AssertionError. Costs as much as the farm is large."""
         assert not self.waiting.keys() & self.leases.keys(), "a request waits and has a lease"
-        on_hosts: dict[int, Lease] = {}
+        on_hosts: list[Lease] = []
         for name, host in self.hosts.items():
             assert host.name == name
             taken = [lease.slot for lease in host.leases.values()]
@@ -270,10 +284,17 @@ class Farm:
             else:
                 assert self.now <= host.settles_at, f"{name} settles for too long"
             assert (host.state, host.reason) == self._standing_of_facts(host), f"{name}: state"
-            on_hosts.update(host.leases)
-        assert on_hosts == self.leases, "the hosts' leases are not the farm's"
+            assert all(lease.id == number for number, lease in host.leases.items())
+            on_hosts += host.leases.values()
+        leases = [*self.leases.values(), *self.backups.values()]
+        assert sorted(map(id, on_hosts)) == sorted(map(id, leases)), "hosts' leases are not ours"
         for number, lease in self.leases.items():
             assert lease.id == number
+            assert not lease.backup
+        for number, backup in self.backups.items():
+            assert backup.id == number
+            assert backup.backup
+            assert backup.host is not self.leases[number].host, "both attempts on one host"
 
     # -- hosts come, report, and go
 
@@ -743,6 +764,9 @@ class Farm:
 
     def _revoke_leases(self, host: Host, reason: str) -> None:
         for lease in list(host.leases.values()):
+            if lease.backup:
+                self._drop_backup(lease, reason)
+                continue
             self.revoked += 1
             self._effects.append(Revoke(lease.id, reason))
             self._end_lease(lease, Outcome(reason=reason))
@@ -800,7 +824,12 @@ class Farm:
             self._timers.clear(("wait", request.id))
 
     def _grant(self) -> None:
-        while self.waiting and (choice := self.policy.next_grant(self.now)) is not None:
+        while self.waiting:
+            if self.backups:
+                self._make_way()
+            choice = self.policy.next_grant(self.now)
+            if choice is None:
+                return
             request, host = choice
             assert host.up, "a lease on a host that is not up"
             lease = Lease(request, host, host.take_slot(), self.now)
@@ -811,36 +840,62 @@ class Farm:
             self._effects.append(Grant(lease))
 
     def _begin_lease(self, lease: Lease) -> None:
+        self.leases[lease.request.id] = lease
+        self._take_up(lease)
+        self.policy.granted(lease, self.now)
+
+    def _take_up(self, lease: Lease) -> None:
+        """Enter a lease into the books of its host."""
         host = lease.host
         leases = host.leases
         if not leases:
             self._timers.set(("watch", host.name), self.now + PATIENCE_KNOWN_LEAST_S)
-        number = lease.request.id
-        self.leases[number] = leases[number] = lease
+        leases[lease.request.id] = lease
         if len(leases) > host.most_leases:
             host.most_leases = len(leases)
-        self.policy.granted(lease, self.now)
 
     def _request_ended(self, event: RequestEnded) -> None:
         lease = self.leases.get(event.id)
         if lease is not None:
-            self._end_lease(lease, event.outcome)
+            backup = self.backups.get(event.id)
+            if not event.backup:
+                self._end_lease(lease, event.outcome)
+            elif backup is None or backup.backup != event.backup:
+                # We took it back while the client told us that it was done: of which host is that
+                # to tell?
+                self._end_lease(lease, OVERTAKEN)
+            else:
+                self.overtaken += 1
+                del self.backups[event.id]
+                self._end_lease(lease, OVERTAKEN)
+                self._end_backup(backup, event.outcome)
             return
         request = self.waiting.get(event.id)
         if request is not None:
             self._withdraw(request)
 
     def _end_lease(self, lease: Lease, outcome: Outcome) -> None:
+        backup = self.backups.pop(lease.request.id, None)
+        if backup is not None:
+            self._end_backup(backup, Outcome(reason="the first attempt ended"))
+        del self.leases[lease.request.id]
+        self._put_down(lease, outcome)
+        self.policy.ended(lease, outcome, self.now)
+        self._leave_if_last(lease.host)
+
+    def _put_down(self, lease: Lease, outcome: Outcome) -> None:
+        """Take a lease out of the books of its host, and judge the host by how it ended."""
         host = lease.host
-        number = lease.request.id
-        del self.leases[number], host.leases[number]
+        del host.leases[lease.request.id]
         host.give_back(lease.slot)
         self._effects.append(LeaseEnded(lease, outcome, self.now))
         if outcome.failed and not lease.disturbed:
             self._host_failed(lease, outcome)
         elif outcome.exit is not None:
             self._compile_went_well(lease)
-        self.policy.ended(lease, outcome, self.now)
+
+    def _leave_if_last(self, host: Host) -> None:
+        """Do what was put off until a host's last lease ends."""
         if not host.leases:
             self._timers.clear(("watch", host.name))
             if host.drain_until is not None:
@@ -863,6 +918,45 @@ class Farm:
         host.well_for_others |= lease.request.builder != host.failed_builder
         if self.now - host.failed_at >= PARDON_TIMES * _quarantine_s(host):
             host.failures = 0
+
+    # -- backups
+
+    def _back_up(self) -> None:
+        """Begin the backups that the policy wants, on slots that are free."""
+        while (choice := self.policy.next_backup(self.now)) is not None:
+            lease, host = choice
+            assert host.up, "a backup on a host that is not up"
+            before = self.backups.get(lease.id)
+            if before is not None:
+                self._drop_backup(before, "a faster slot is free")
+            self.backed_up += 1
+            backup = Lease(lease.request, host, host.take_slot(), self.now, backup=self.backed_up)
+            self.backups[lease.id] = backup
+            self._take_up(backup)
+            self.policy.backup_began(backup, self.now)
+            self._effects.append(BackUp(backup))
+
+    def _make_way(self) -> None:
+        """Take the slots back that requests are to have which wait."""
+        while (backup := self.policy.backup_in_the_way(self.now)) is not None:
+            self._drop_backup(backup, "its slot is needed")
+
+    def _drop_backup(self, backup: Lease, reason: str) -> None:
+        del self.backups[backup.id]
+        self._effects.append(DropBackup(backup, reason))
+        self._end_backup(backup, Outcome(reason=reason))
+
+    def _end_backup(self, backup: Lease, outcome: Outcome) -> None:
+        """Put a backup down that is no longer among ours."""
+        self._put_down(backup, outcome)
+        self.policy.backup_ended(backup, outcome, self.now)
+        self._leave_if_last(backup.host)
+
+    def _backup_ended(self, event: BackupEnded) -> None:
+        backup = self.backups.get(event.id)
+        if backup is not None and backup.backup == event.backup:
+            del self.backups[event.id]
+            self._end_backup(backup, event.outcome)
 
     # -- time passes
 

@@ -252,7 +252,7 @@ class Request:
     """A compile that wants a slot: who asks, for what, and where it must not go.
 
     `wait_s` is how long it may wait (None: no limit). `returning`: it waited at a server that went
-    away meanwhile. `arrived` and `id` are the farm's.
+    away meanwhile. `backup`: its client can run a backup. `arrived` and `id` are the farm's.
     """
 
     id: int
@@ -266,6 +266,7 @@ class Request:
     avoid: frozenset[str] = frozenset()
     wait_s: float | None = None
     returning: bool = False
+    backup: bool = False
     arrived: float = 0.0
 
     @property
@@ -289,7 +290,11 @@ class Request:
 
 @dataclass(slots=True, eq=False)
 class Lease:
-    """A slot in use by one compile. Its id is its request's."""
+    """A slot in use by one compile. Its id is its request's.
+
+    `backup` is 0 for a compile's first attempt, and a number of its own for each backup: a compile
+    has at most one at a time, on another host.
+    """
 
     request: Request
     host: Host
@@ -297,6 +302,7 @@ class Lease:
     granted: float
     # Its host's owner came meanwhile, so that its time tells nothing of the file nor of the host.
     disturbed: bool = False
+    backup: int = 0
 
     @property
     def id(self) -> int:
@@ -318,3 +324,7 @@ class Outcome:
     wall_s: float | None = None
     cpu_s: float | None = None
     reason: str = ""
+
+
+# How a first attempt ended whose backup was done before it.
+OVERTAKEN = Outcome(reason="its backup was done first")

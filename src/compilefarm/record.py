@@ -12,7 +12,7 @@ import csv
 from pathlib import Path
 from typing import TextIO
 
-from compilefarm.model import Lease, Outcome
+from compilefarm.model import OVERTAKEN, Lease, Outcome
 
 LAST_ROWS_BYTES = 65_536
 
@@ -78,7 +78,7 @@ class Recorder:
                 self._since(lease.granted),
                 self._since(ended),
                 "" if outcome.exit is None else outcome.exit,
-                _ending(outcome),
+                _ending(lease, outcome),
             )
         )
         self._file.flush()
@@ -98,9 +98,11 @@ def recorded_until_s(path: Path) -> float:
         return 0.0
 
 
-def _ending(outcome: Outcome) -> str:
+def _ending(lease: Lease, outcome: Outcome) -> str:
     if outcome.failed:
         return "failed"
     if outcome.exit is not None:
         return "done"
+    if lease.backup or outcome is OVERTAKEN:  # another attempt at the same compile went on
+        return "dropped"
     return "revoked" if outcome.reason else "gone"

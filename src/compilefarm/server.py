@@ -53,7 +53,9 @@ from compilefarm.connections import (
 from compilefarm.dead_peer import notice_dead_peer
 from compilefarm.events import (
     AvailabilityChanged,
+    BackUp,
     DrainEnded,
+    DropBackup,
     EarlierLife,
     Effect,
     Event,
@@ -137,6 +139,8 @@ class HostServer:
             Wait: self._wait,
             Refuse: self._refuse,
             Revoke: self._revoke,
+            BackUp: self._grant,
+            DropBackup: self._drop_backup,
             Probe: self._probe,
             DrainEnded: self._drain_ended,
             HostNoted: self._host_noted,
@@ -209,7 +213,7 @@ class HostServer:
 
     # -- effects
 
-    def _grant(self, effect: Grant) -> None:
+    def _grant(self, effect: Grant | BackUp) -> None:
         lease = effect.lease
         connection = self.requests[lease.request.id]
         address = lease.host.address
@@ -229,6 +233,11 @@ class HostServer:
         connection = self.requests.pop(effect.id, None)
         if connection is not None:
             connection.send_last("revoked", reason=effect.reason)
+
+    def _drop_backup(self, effect: DropBackup) -> None:
+        connection = self.requests.get(effect.lease.id)
+        if connection is not None:
+            connection.drop(effect.lease, effect.reason)
 
     def _probe(self, effect: Probe) -> None:
         task = self._loop.create_task(self._probe_host(effect))
@@ -533,6 +542,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="how a compile gets its CPU (default %(default)s)",
     )
     parser.add_argument(
+        "--no-backups",
+        dest="backups",
+        action="store_false",
+        help="begin no compile a second time on a faster CPU that has become idle",
+    )
+    parser.add_argument(
         "--state-dir",
         type=Path,
         metavar="DIR",
@@ -564,7 +579,7 @@ async def serve(options: argparse.Namespace) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     learning = Learning()
-    policy = make_policy(options.policy, learning, random.Random())
+    policy = make_policy(options.policy, learning, random.Random(), backups=options.backups)
     server = HostServer(
         policy,
         networks_by_port(options.allow),

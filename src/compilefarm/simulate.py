@@ -3,8 +3,8 @@
 The scheduler is `farm.Farm`, the very one that host-server runs; what is simulated is the rest of
 the world, which is small: builders that keep so many compiles going, and machines that take so
 long for each. A machine shares its CPUs among its leases, less what its owner uses (`_Machine`).
-The network and preprocessing take no time here, so that a result can be held against the lower
-bound, which does not know of them either.
+A backup is a second attempt, which begins with nothing done. The network and preprocessing take no
+time here, so that a result can be held against the lower bound, which does not know of them either.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from typing import Any
 
 from compilefarm import __version__
 from compilefarm.events import (
+    BackUp,
+    DropBackup,
     Effect,
     Event,
     Grant,
@@ -119,6 +121,13 @@ class _Machine:
         heapq.heappush(self.running, (self._work + cost_s, lease.id, lease))
         self.version += 1
 
+    def give_up(self, lease: Lease, now: float) -> None:
+        """End a compile that is not done; what was done of it is lost."""
+        self.advance(now)
+        self.running = [entry for entry in self.running if entry[2] is not lease]
+        heapq.heapify(self.running)
+        self.version += 1
+
     def next_end(self) -> float | None:
         """Return when the next compile is done, if nothing changes."""
         if not self.running:
@@ -183,6 +192,8 @@ class Result:
     decisions: int
     decision_us: dict[str, float]
     local: int
+    backups: int
+    backups_first: int
 
     @property
     def ratio(self) -> float:
@@ -200,6 +211,8 @@ class Result:
             "decisions": self.decisions,
             "decision_us": {name: round(value, 2) for name, value in self.decision_us.items()},
             "local": self.local,
+            "backups": self.backups,
+            "backups_first": self.backups_first,
         }
 
 
@@ -223,6 +236,9 @@ class Simulation:
     _serial: int = field(init=False, default=0)
     _request_id: int = field(init=False, default=0)
     _of: dict[int, tuple[_Builder, TracedFile]] = field(init=False, default_factory=dict)
+    # Of each compile that runs: what it costs this time, and its attempts.
+    _cost_s: dict[int, float] = field(init=False, default_factory=dict)
+    _attempts: dict[int, list[Lease]] = field(init=False, default_factory=dict)
     _cost_ns: list[int] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
@@ -241,7 +257,8 @@ class Simulation:
         """Play builds together, from now on, until the last of them ends."""
         began = self.now
         self._cost_ns = []
-        granted_before = self.farm.granted
+        farm = self.farm
+        before = (farm.granted, farm.backed_up, farm.overtaken)
         builders = [_Builder(build) for build in builds]
         for builder in builders:
             self._at(began + builder.build.starts_s, (self._begin, builder, None))
@@ -255,7 +272,9 @@ class Simulation:
                         for each in builders:
                             each.done_at_first_end_s = each.done_s
                     break
-        result = self._result(builders, began, self.farm.granted - granted_before)
+        after = (farm.granted, farm.backed_up, farm.overtaken)
+        counted = [now - then for now, then in zip(after, before, strict=True)]
+        result = self._result(builders, began, *counted)
         self.now += BETWEEN_BUILDS_S
         return result
 
@@ -296,6 +315,7 @@ class Simulation:
                     builder=f"{build.user}'s builder",
                     directory=build.directory,
                     source=file.source,
+                    backup=True,
                 )
             )
         )
@@ -308,12 +328,25 @@ class Simulation:
         self._expect_end(machine)
         builder, file = self._of.pop(lease.id)
         builder.done_s += file.cost_s
-        self._handle(
-            RequestEnded(
-                lease.id, Outcome(exit=0, wall_s=max(1e-6, self.now - lease.granted), cpu_s=0.0)
-            )
-        )
+        for attempt in self._attempts.pop(lease.id):
+            if attempt is not lease:
+                self._give_up(attempt)
+        outcome = Outcome(exit=0, wall_s=max(1e-6, self.now - lease.granted), cpu_s=0.0)
+        self._handle(RequestEnded(lease.id, outcome, lease.backup))
         self._one_less(builder)
+
+    def _start(self, lease: Lease) -> None:
+        """Begin an attempt at a compile."""
+        self._attempts.setdefault(lease.id, []).append(lease)
+        machine = self._machines[lease.host.name]
+        machine.start(lease, self._cost_s[lease.id], self.now)
+        self._expect_end(machine)
+
+    def _give_up(self, lease: Lease) -> None:
+        """End an attempt at a compile of which another is done, or goes on."""
+        machine = self._machines[lease.host.name]
+        machine.give_up(lease, self.now)
+        self._expect_end(machine)
 
     def _end_local(self, builder: _Builder, file: TracedFile) -> None:
         builder.done_s += file.cost_s
@@ -359,9 +392,13 @@ class Simulation:
                     cost_s = file.cost_s
                     if self.noise:
                         cost_s *= math.exp(self.chance.gauss(0.0, self.noise))
-                    machine = self._machines[lease.host.name]
-                    machine.start(lease, cost_s, self.now)
-                    self._expect_end(machine)
+                    self._cost_s[lease.id] = cost_s
+                    self._start(lease)
+                case BackUp(lease):
+                    self._start(lease)
+                case DropBackup(lease, _):
+                    self._attempts[lease.id].remove(lease)
+                    self._give_up(lease)
                 case Refuse(number, _):
                     builder, file = self._of.pop(number)
                     self._at(self.now + file.cost_s, (self._end_local, builder, file))
@@ -375,7 +412,9 @@ class Simulation:
 
     # -- the figures
 
-    def _result(self, builders: list[_Builder], began: float, granted: int) -> Result:
+    def _result(
+        self, builders: list[_Builder], began: float, granted: int, backups: int, first: int
+    ) -> Result:
         makespan_s = max(builder.ended for builder in builders) - began
         shares = [builder.done_at_first_end_s for builder in builders]
         costs_us = sorted(cost_ns / 1000.0 for cost_ns in self._cost_ns)
@@ -405,6 +444,8 @@ class Simulation:
                 "max": costs_us[-1],
             },
             local=sum(builder.local for builder in builders),
+            backups=backups,
+            backups_first=first,
         )
 
     def speeds(self) -> Iterator[float]:
@@ -518,6 +559,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="X",
         help="how much compile times vary: 0.1 is 10 %% (default 0)",
     )
+    parser.add_argument(
+        "--no-backups",
+        dest="backups",
+        action="store_false",
+        help="begin no compile a second time on a faster CPU that has become idle",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON for scripts")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     options = parser.parse_args(arguments)
@@ -553,9 +600,8 @@ def simulate(options: argparse.Namespace) -> dict[str, Any]:
             if change.host not in known:
                 raise TraceError(f"{options.load}: column host: {change.host} is not in the farm")
     chance = random.Random(options.seed)
-    simulation = Simulation(
-        make_policy(options.policy, Learning(), chance), declarations, load, options.noise, chance
-    )
+    policy = make_policy(options.policy, Learning(), chance, backups=options.backups)
+    simulation = Simulation(policy, declarations, load, options.noise, chance)
     results = [simulation.play(builds) for _ in range(options.builds)]
     return {
         "policy": options.policy,
@@ -567,12 +613,12 @@ def simulate(options: argparse.Namespace) -> dict[str, Any]:
 
 def _print(figures: dict[str, Any]) -> None:
     print(f"{figures['hosts']} hosts, {figures['slots']} slots, policy {figures['policy']}")
-    print("build  makespan_s  lower_bound_s  ratio  fairness  decisions  us_each")
+    print("build  makespan_s  lower_bound_s  ratio  fairness  decisions  us_each  backups")
     for build in figures["builds"]:
         print(
             f"{build['build']:5}  {build['makespan_s']:10.2f}  {build['lower_bound_s']:13.2f}"
             f"  {build['ratio']:5.2f}  {build['jain']:8.3f}  {build['decisions']:9}"
-            f"  {build['decision_us']['mean']:7.1f}"
+            f"  {build['decision_us']['mean']:7.1f}  {build['backups']:7}"
         )
 
 

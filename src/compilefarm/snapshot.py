@@ -67,6 +67,8 @@ def snapshot_in_pieces(farm: Farm) -> Pieces:
             "requests_refused": farm.refused,
             "leases_revoked": farm.revoked,
             "leases_failed": farm.failed,
+            "backups_begun": farm.backed_up,
+            "backups_first": farm.overtaken,
         },
     }
 
@@ -140,6 +142,7 @@ def _host(farm: Farm, host: Host) -> dict[str, Any]:
                 "user": lease.request.user,
                 "builder": lease.request.builder,
                 "source": lease.request.source,
+                "backup": bool(lease.backup),
                 "running_s": round(farm.now - lease.granted, 3),
             }
             for lease in sorted(host.leases.values(), key=lambda lease: lease.slot)

@@ -2,9 +2,9 @@
 
 The gethost of here follows docs/protocol.md and the real one's bounds in time (src/gethost): it
 asks, holds the lease by holding the connection, runs the compile on the host, tells how it ended,
-attaches it to the server that comes back, tries another host when one fails or the lease is
-revoked, and compiles on its own machine at last, or when there is no server; then the server is
-left alone for some seconds by all of this builder.
+attaches it to the server that comes back, runs a backup as well, tries another host when one fails
+or the lease is revoked, and compiles on its own machine at last, or when there is no server; then
+the server is left alone for some seconds by all of this builder.
 distcc is what stands between it and distccd: it gives up connecting after 4 s, and waiting after
 300.
 """
@@ -56,6 +56,7 @@ class File:
     endings: list[str] = field(default_factory=list)  # one for each time that it ended
     begun: int = 0  # times that a host was sent it
     excuses: int = 0  # reasons to begin it again
+    backups: int = 0  # times that it was to run on a second host as well
 
 
 class Builder:
@@ -145,7 +146,8 @@ class Gethost:
         self.world = builder.world
         self.bell = Bell(builder.process)
         self.server: Line | None = None
-        self.distcc: Line | None = None
+        self.attempts: dict[str, _Attempt] = {}  # by their leases' ids, the first one first
+        self._hold: _Hold
         self.avoid: set[str] = set()
         self.on_host = ""  # where it compiles now, under a lease
 
@@ -170,9 +172,10 @@ class Gethost:
 
     def kill(self) -> None:
         """Be killed: the kernel closes what was open."""
-        for line in (self.server, self.distcc):
-            if line is not None:
-                line.endpoint.hang_up()
+        if self.server is not None:
+            self.server.endpoint.hang_up()
+        for attempt in self.attempts.values():
+            attempt.line.endpoint.hang_up()
         self.forget()
 
     def forget(self) -> None:
@@ -268,6 +271,7 @@ class Gethost:
             "type": file.type or None,
             "source": file.source,
             "dir": plan.directory,
+            "backup": "yes" if plan.backups else None,
         }
 
     def _let_go(self) -> None:
@@ -281,46 +285,114 @@ class Gethost:
     async def _run_with(self, lease: Message) -> int | None:
         """Run the compile under a lease; return its exit status, None if it is to be repeated."""
         clock, file = self.world.clock, self.file
-        hold = _Hold(self, lease)
-        distcc = self.distcc = self.new_line()
-        began = clock.now
-        distcc.connect(lease.words["address"], DISTCC_PORT)
-        until = began + DISTCC_CONNECT_WITHIN_S
+        hold = self._hold = _Hold(self, lease)
+        first = _Attempt(self, lease)
+        counts = first
+        self.attempts = {lease.words["id"]: first}
         file.begun += 1
         self.on_host = lease.words["host"]
-        said = False
-        status: int | None = None
-        revoked = ""
-        while status is None and not revoked:
-            if distcc.opened and not said:
-                distcc.endpoint.write(b"%.6f %d\n" % (file.cost_s, file.exit))
-                said = True
-                until = clock.now + DISTCC_ANSWER_WITHIN_S
+        while True:
             revoked = hold.go_on()
-            answer = distcc.hear_raw()
-            if answer is not None:
-                status = int(answer)
-            elif not revoked and (distcc.closed or clock.now >= until):
-                status = EXIT_REMOTE_FAILED
-            elif not revoked:
-                await self.bell.wait(min(until, hold.due))
-        distcc.close()
-        self.distcc = None
+            if not hold.is_known:
+                self.drop_backup()
+            for attempt in list(self.attempts.values()):
+                attempt.go_on()
+            backup = self.backup
+            if first.status is not None or revoked:
+                break
+            if backup is not None and backup.status == 0:
+                counts = backup
+                break
+            if backup is not None and backup.status is not None:
+                self._backup_failed(backup)
+            else:
+                due = min(attempt.until for attempt in self.attempts.values())
+                await self.bell.wait(min(due, hold.due))
+        for attempt in self.attempts.values():
+            attempt.line.close()
+        self.attempts = {}
         self.on_host = ""
+        status = counts.status
         if status is None or status in DISTCC_FAILED:
             file.excuses += 1
         if self.world.telling:
             how = f"is revoked: {revoked}" if status is None else f"ends with {status}"
-            self.world.tell(f"{self} on {lease.words['host']} {how}")
+            self.world.tell(f"{self} on {counts.host} {how}")
         failed = status in DISTCC_FAILED
         if self.server is not None and hold.is_known:
             if failed:
                 reason = f"distcc exit status {status}"
                 self.server.say("failed", exit=status, reason=reason)
             elif status is not None:
-                self.server.say("done", exit=status, wall_s=clock.now - began, cpu_s=0.01)
+                named = {"id": counts.lease_id} if counts is not first else {}
+                took_s = clock.now - counts.began
+                self.server.say("done", exit=status, wall_s=took_s, cpu_s=0.01, **named)
         self._let_go()
         return None if failed else status
+
+    # -- the backup
+
+    @property
+    def backup(self) -> _Attempt | None:
+        """The attempt after the first, if there is one."""
+        return next((each for each in list(self.attempts.values())[1:]), None)
+
+    def begin_backup(self, message: Message) -> None:
+        """Run the compile on a second host as well."""
+        assert self.backup is None, f"{self} has a backup, and gets another"
+        assert message.words["host"] != self.on_host, f"{self}: both attempts on one host"
+        if self.world.telling:
+            self.world.tell(f"{self} has backup {message.words['id']} on {message.words['host']}")
+        self.file.backups += 1
+        self.file.begun += 1
+        self.attempts[message.words["id"]] = _Attempt(self, message)
+
+    def drop_backup(self) -> None:
+        """Give the backup up, if there is one."""
+        backup = self.backup
+        if backup is not None:
+            if self.world.telling:
+                self.world.tell(f"{self} gives its backup up")
+            backup.line.close()
+            del self.attempts[backup.lease_id]
+
+    def _backup_failed(self, backup: _Attempt) -> None:
+        self.drop_backup()
+        if self.server is not None and self._hold.is_known:
+            if backup.status in DISTCC_FAILED:
+                self.server.say("failed", id=backup.lease_id, exit=backup.status)
+            else:
+                self.server.say("dropped", id=backup.lease_id)
+
+
+class _Attempt:
+    """The compile on one host: distcc, from connecting to its exit status."""
+
+    def __init__(self, gethost: Gethost, lease: Message) -> None:
+        self._gethost = gethost
+        self.lease_id = lease.words["id"]
+        self.host = lease.words["host"]
+        self.began = gethost.world.clock.now
+        self.until = self.began + DISTCC_CONNECT_WITHIN_S
+        self.status: int | None = None
+        self.line = gethost.new_line()
+        self.line.connect(lease.words["address"], DISTCC_PORT)
+        self._said = False
+
+    def go_on(self) -> None:
+        """Do what is to be done now."""
+        now, file = self._gethost.world.clock.now, self._gethost.file
+        if self.status is not None:
+            return
+        if self.line.opened and not self._said:
+            self.line.endpoint.write(b"%.6f %d\n" % (file.cost_s, file.exit))
+            self._said = True
+            self.until = now + DISTCC_ANSWER_WITHIN_S
+        answer = self.line.hear_raw()
+        if answer is not None:
+            self.status = int(answer)
+        elif self.line.closed or now >= self.until:
+            self.status = EXIT_REMOTE_FAILED
 
 
 class _Hold:
@@ -352,6 +424,14 @@ class _Hold:
         if message is not None:
             if message.verb == "revoked":
                 return message.words["reason"]
+            if message.verb == "backup":
+                self._gethost.begin_backup(message)
+                return self.go_on()
+            if message.verb == "drop":
+                backup = self._gethost.backup
+                if backup is not None and backup.lease_id == message.words["id"]:
+                    self._gethost.drop_backup()
+                return self.go_on()
             if message.verb == "attached":
                 self._lease["id"] = message.words["id"]
                 self.is_known, self._tries, self.due = True, 0, math.inf

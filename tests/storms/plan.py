@@ -35,6 +35,7 @@ class BuilderPlan:
     jobs: int
     files: int
     directory: str
+    backups: bool  # its gethosts can run them
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,7 @@ WEIGHTS = {
 STALL_AT_MOST_S = 5.0
 FAULTS_AT_MOST = 14
 # Of all plans, those in which nothing but the server fails: then much more is promised.
+BACKUPS_SHARE = 0.8
 RESTARTS_SHARE = 0.12
 
 
@@ -150,6 +152,7 @@ def plan_of(seed: int, policy: str | None = None) -> Plan:
             jobs=chance.choice((2, 4, 8, 16, 32)),
             files=chance.randint(20, 220),
             directory=f"/home/project{number}",
+            backups=chance.random() < BACKUPS_SHARE,
         )
         for number, name in enumerate(
             ("desk1", "desk2", "desk3", "desk4")[: chance.choice((1, 1, 2, 2, 3, 4))]

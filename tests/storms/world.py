@@ -182,7 +182,7 @@ class World:
                     raise Broken(
                         f"a compile was lost in a restart: {file.source} of {builder.plan.name}"
                     )
-                if file.begun > 1 + file.excuses:
+                if file.begun > 1 + file.excuses + file.backups:
                     raise Broken(
                         f"a compile was begun {file.begun} times, with {file.excuses} reasons to"
                         f" begin it again: {file.source} of {builder.plan.name}"

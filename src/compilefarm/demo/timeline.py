@@ -26,6 +26,7 @@ KINDS = {
     "error": ("error in the source", "#e6a100"),
     "failed": ("host failed, tried again", "#c62f2f"),
     "revoked": ("host left, tried again", "#7d4fc4"),
+    "dropped": ("begun twice, the other was first", "#b9b4a7"),
     "gone": ("given up by the builder", "#8c8c8c"),
     "here": ("compiled on this machine", "#17805a"),
 }

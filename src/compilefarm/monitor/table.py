@@ -221,6 +221,7 @@ def _totals(totals: Snapshot) -> list[str]:
     so_far = (
         f"{_count(totals.get('leases_granted'), 'lease')} granted, "
         f"{number('leases_failed')} failed, {number('leases_revoked')} revoked",
+        f"{_count(totals.get('backups_begun'), 'backup')}, {number('backups_first')} of them first",
         f"{_count(totals.get('requests_refused'), 'request')} refused",
     )
     return [f"now: {'; '.join(now)}", f"so far: {'; '.join(so_far)}"]

@@ -263,6 +263,8 @@ class _SnapshotCollector(Collector):
             ("leases_granted", "Leases granted since host-server started."),
             ("leases_failed", "Leases on which the host did not do its work."),
             ("leases_revoked", "Leases that ended because the host was lost or left."),
+            ("backups_begun", "Second leases given to compiles that ran on slower slots."),
+            ("backups_first", "Of these, those under which the compile was done."),
             ("requests_refused", "Requests that were refused."),
         ):
             yield CounterMetricFamily(f"compilefarm_{key}", what, value=totals[key])

@@ -31,6 +31,24 @@ class Standing:
     reason: str = ""
 
 
+class WithoutBackups:
+    """A part of policies that give no backups."""
+
+    def next_backup(self, now: float) -> tuple[Lease, Host] | None:
+        """See `Policy`."""
+        return None
+
+    def backup_began(self, backup: Lease, now: float) -> None:
+        """See `Policy`."""
+
+    def backup_ended(self, backup: Lease, outcome: Outcome, now: float) -> None:
+        """See `Policy`."""
+
+    def backup_in_the_way(self, now: float) -> Lease | None:
+        """See `Policy`."""
+        return None
+
+
 class Policy(Protocol):
     """A rule that gives waiting requests their slots. Every method costs O(log farm) at most."""
 
@@ -62,7 +80,19 @@ class Policy(Protocol):
         """Return the next queued request to be granted now, and a host with a free slot for it."""
 
     def next_deadline(self) -> float | None:
-        """Return when `next_grant` may answer differently although nothing changed, if ever."""
+        """Return when `next_grant` or `next_backup` may answer differently, if nothing changes."""
+
+    def next_backup(self, now: float) -> tuple[Lease, Host] | None:
+        """Return a lease that is to have a backup now, and a host with a free slot for it."""
+
+    def backup_began(self, backup: Lease, now: float) -> None:
+        """Note that a backup was begun; its slot is taken already."""
+
+    def backup_ended(self, backup: Lease, outcome: Outcome, now: float) -> None:
+        """Note that a backup ended, and how; its slot is free already."""
+
+    def backup_in_the_way(self, now: float) -> Lease | None:
+        """Return a backup whose slot a queued request is to have instead."""
 
     def hopeless(self, request: Request) -> str | None:
         """Return why no host will do for the request, whatever becomes free; else None."""

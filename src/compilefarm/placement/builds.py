@@ -32,6 +32,8 @@ STALLED_AFTER_S = 1.0
 # A lease past its expected end is taken to need this part of its age again: the longer it took, the
 # longer it may take, and the expectation is put off only O(log) times.
 OVERRUN = 0.35
+GAP_WEIGHT = 0.2  # of the latest
+COSTS_LIMIT = 1000
 EPSILON_S = 1e-9
 # Steps of looking ahead: by each grant and each end; and saved, at most.
 STEPS_EARNED, STEPS_SAVED = 4, 2000
@@ -142,8 +144,11 @@ class Build:
         self.outlook_sorted = sorted(outlook.values())
         self.outlook_work = sum(self.outlook_sorted)
         self.preprocess_s = 0.0  # on the builder, of a compile, on average
+        self.gap_s = 0.0  # from a compile's end to the next request, on average
+        self._ended_at = math.inf  # the last end, if nothing was asked for since
         # What was done in this build.
         self.done = 0
+        self.costs: list[float] = []  # of these files, the cheapest first; of some, if many
         self.done_work = 0.0
         # How it is played, the steps it has earned to find out, and the trials of the current
         # round.
@@ -174,6 +179,9 @@ class Build:
         self.last_arrival = self.last_event = now
         if self.begun is None:
             self.begun = self.gathers_until = now
+        if self._ended_at < now:
+            self.gap_s += GAP_WEIGHT * (now - self._ended_at - self.gap_s)
+        self._ended_at = math.inf
         cost = self.outlook.pop(source, None)
         if cost is not None:
             del self.outlook_sorted[bisect_left(self.outlook_sorted, cost)]
@@ -239,10 +247,18 @@ class Build:
             self.end_power -= running.speed * running.end_s
         else:  # sums of floats drift; here they are known
             self.power = self.start_power = self.end_power = 0.0
+        self._ended_at = now
         if counts:
-            self.done += 1
-            self.done_work += work
+            self.count(work)
         return work
+
+    def count(self, work: float) -> None:
+        """Take note of what a file took that was done."""
+        self.done += 1
+        self.done_work += work
+        insort(self.costs, work)
+        if len(self.costs) > COSTS_LIMIT:
+            del self.costs[::2]
 
     def earn_steps(self) -> None:
         """Earn steps of looking ahead, with each grant and each end."""

@@ -31,8 +31,9 @@ from itertools import count
 from weakref import WeakValueDictionary
 
 from compilefarm.learning import Learning
-from compilefarm.model import Host, Lease, Outcome, Request
-from compilefarm.placement import Standing
+from compilefarm.model import OVERTAKEN, Host, Lease, Outcome, Request
+from compilefarm.placement import Standing, first_build
+from compilefarm.placement.backups import Backups
 from compilefarm.placement.builds import (
     EPSILON_S,
     OVER_AFTER_S,
@@ -48,18 +49,6 @@ from compilefarm.placement.patience import Patience
 from compilefarm.placement.places import Change, Places
 from compilefarm.placement.speed_classes import Place, Running, View, trim
 from compilefarm.placement.turns import FIRST_LINE, LAST_LINE, Entry, Turns, User, serve
-
-# A first build, of which nothing says how long the rest of it is: docs/scheduling.md has the
-# reasons. The rest is at least this part of the time that the farm takes for what is outstanding,
-# and less for slots that, with all that are slower, bring little of what the build can have.
-COLD_QUEUE = 0.25
-COLD_BRINGS = 1.0 / 6.0
-COLD_FASTEST = 1.35  # a slot this much slower than the fastest is always good
-COLD_TYPICAL_FILES = 16  # after so many, a typical file is known well enough to compare ends
-# With slots to spare, any slot within this factor of the fastest is good; so it is in a build that
-# has had so many files for each slot, for it will go on.
-COLD_SPREAD = 4.0
-COLD_ROUNDS = 8.0
 
 LOOK_AHEAD_FILES = 400  # play forward only a rest this small
 STEPS_AT_ONCE = 400  # the longest that one decision stalls: about half a millisecond
@@ -82,8 +71,9 @@ class EarliestPolicy:
 
     name = "earliest"
 
-    def __init__(self, learning: Learning) -> None:
+    def __init__(self, learning: Learning, *, backups: bool = True) -> None:
         self.learning = learning
+        self._backups = Backups(self._turns_of) if backups else None
         self._places = Places(learning)
         self._measuring = Measuring(learning, self._places)
         self._patience = Patience(self._waits, self._share)
@@ -111,6 +101,8 @@ class EarliestPolicy:
         directories = (build.key[2] for build in self._builds.values())
         change = self._places.changed(host, directories, self._wanted(), now)
         self._measuring.add(host.name)
+        if change is not Change.NOTHING and self._backups is not None:
+            self._backups.host_changed(host, now)
         self._changed(change)
 
     def host_forgotten(self, host: Host) -> None:
@@ -219,8 +211,12 @@ class EarliestPolicy:
         waiting = self._waiting[lease.request.id]
         build = self._unqueue(lease.request)
         cost = waiting.cost if waiting.cost is not None else build.typical(now)
-        running = self._run(lease, build, cost)
+        running = self._run(lease, build, cost, known=waiting.cost is not None)
         self._running[lease.request.id] = running
+        if self._backups is not None:
+            self._backups.leased(running, build)
+            if not self._waiting:
+                self._backups.resume(now)
         build.start(running)
         serve(build, cost)
         self._unentered.append((build, running))
@@ -230,7 +226,7 @@ class EarliestPolicy:
         self._ask(build)
         build.earn_steps()
 
-    def _run(self, lease: Lease, build: Build, cost: float) -> Running:
+    def _run(self, lease: Lease, build: Build, cost: float, *, known: bool) -> Running:
         """Return a lease's books: at what speed it runs, and when it is expected to end."""
         place = self._places.get(lease.host.name)
         assert place is not None, "a lease on a host that the policy was not told of"
@@ -247,6 +243,7 @@ class EarliestPolicy:
             cost,
             lease.granted + build.preprocess_s + cost / speed,
             place.crowded_s,
+            known,
         )
 
     def ended(self, lease: Lease, outcome: Outcome, now: float) -> None:
@@ -256,12 +253,13 @@ class EarliestPolicy:
         whole = outcome.exit == 0 and not outcome.failed and not lease.disturbed
         work = build.end(running, now, whole)
         running.end_s = -1.0  # its entries in heaps are out of date
-        serve(build, work - running.charged)
+        # What was overtaken by its backup is not charged; the backup is.
+        serve(build, (work if outcome is not OVERTAKEN else 0.0) - running.charged)
         self._occupied(running.place, now)
+        if self._backups is not None:
+            self._backups.ended(running, build, self._places.farm.fastest_free(), now)
         if whole:
-            self._learn(running, outcome, now)
-            if outcome.cpu_s is not None and 0.0 <= outcome.cpu_s <= now - lease.granted:
-                build.preprocessed(outcome.cpu_s)
+            self._learn(running, build, outcome, now)
         build.earn_steps()
         if not self._running:
             self._ask_all()
@@ -269,10 +267,12 @@ class EarliestPolicy:
             self._ask(build)
         self._rest_if_idle(build)
 
-    def _learn(self, running: Running, outcome: Outcome, now: float) -> None:
+    def _learn(self, running: Running, build: Build, outcome: Outcome, now: float) -> None:
         """Learn from a compile that ran whole, on its first host, and as long as we saw it run."""
         lease = running.lease
         request, leased_s = lease.request, now - lease.granted
+        if outcome.cpu_s is not None and 0.0 <= outcome.cpu_s <= leased_s:
+            build.preprocessed(outcome.cpu_s)
         wall_s = outcome.wall_s if outcome.wall_s is not None else leased_s
         if request.avoid or not 0.0 < wall_s <= leased_s + 1.0:
             return
@@ -361,9 +361,7 @@ class EarliestPolicy:
                 return lone.request, place.host
             self._lone = None
             self._put(lone, now)
-        self._patience.begin(before=now)
-        self._patience.note_overdue(now)
-        self._ring_alarms(now)
+        self._note_time(now)
         if self._places.farm.fastest_free() is None:
             return None
         for turns in self._contested:
@@ -376,6 +374,12 @@ class EarliestPolicy:
             if choice is not None:
                 return choice[0].request, choice[1].host
         return None
+
+    def _note_time(self, now: float) -> None:
+        """Do what has become due: somebody's patience has ended, a build is to be asked again."""
+        self._patience.begin(before=now)
+        self._patience.note_overdue(now)
+        self._ring_alarms(now)
 
     def _next_turn(self) -> tuple[Queue, Place] | None:
         """Return the queue that is to be asked next, and the free place that it may have."""
@@ -396,12 +400,59 @@ class EarliestPolicy:
     def next_deadline(self) -> float | None:
         """See `Policy`."""
         self._patience.begin()
+        due = self._backups.next_due() if self._backups is not None else math.inf
         if not self._waiting:
-            return None
-        due = self._patience.next_end()
+            return None if due == math.inf else due
+        due = min(due, self._patience.next_end())
         if self._alarms:
             due = min(due, self._alarms[0][0])
         return None if due == math.inf else due
+
+    # -- backups
+
+    def _turns_of(self, build: Build, request: Request) -> Turns:
+        return self._queue(build, request).turns
+
+    def next_backup(self, now: float) -> tuple[Lease, Host] | None:
+        """See `Policy`."""
+        if self._backups is None:
+            return None
+        if self._waiting:
+            self._backups.postpone(now)
+            return None
+        chosen = self._backups.choose(now)
+        return None if chosen is None else (chosen[0], chosen[1].host)
+
+    def backup_began(self, backup: Lease, now: float) -> None:
+        """See `Policy`."""
+        assert self._backups is not None
+        main = self._running[backup.id]
+        build = self._builds[_key(backup.request)]
+        running = self._run(backup, build, main.charged, known=main.known)
+        self._backups.began(running, now)
+        self._occupied(running.place, now)
+
+    def backup_ended(self, backup: Lease, outcome: Outcome, now: float) -> None:
+        """See `Policy`; for one that was done, after the first attempt's end."""
+        assert self._backups is not None
+        running, build = self._backups.over(backup, now)
+        self._occupied(running.place, now)
+        if outcome.exit == 0 and not outcome.failed and not backup.disturbed:
+            work = (now - running.start_s) * running.speed
+            serve(build, work)
+            build.count(work)
+            self._learn(running, build, outcome, now)
+
+    def backup_in_the_way(self, now: float) -> Lease | None:
+        """See `Policy`."""
+        if self._backups is None or not self._backups.any():
+            return None
+        lone = self._lone
+        if lone is not None:
+            self._lone = None
+            self._put(lone, now)
+        self._note_time(now)
+        return self._backups.in_the_way(self._contested)
 
     def hopeless(self, request: Request) -> str | None:
         """See `Policy`."""
@@ -427,6 +478,8 @@ class EarliestPolicy:
     def expected_s(self, lease: Lease) -> float | None:
         """See `Policy`."""
         request, running = lease.request, self._running[lease.id]
+        if lease.backup and self._backups is not None:
+            running = self._backups.running(lease) or running
         cost = self.learning.cost(request.directory, request.source)
         if cost is None:
             return None
@@ -491,7 +544,7 @@ class EarliestPolicy:
     def _fitting(self, build: Build, queue: Queue, place: Place, now: float) -> Waiting | None:
         """Return the request of a queue that is to start now on that free place, if any is."""
         if not build.warm:
-            return self._fitting_cold(build, queue, place, now)
+            return self._fitting_first(build, queue, place, now)
         self._look_ahead(build, now)
         known, unknown = queue.known, queue.unknown
         typical = build.typical(now) if unknown else 0.0
@@ -515,38 +568,20 @@ class EarliestPolicy:
             return queue.oldest_unknown()
         return best
 
-    def _fitting_cold(self, build: Build, queue: Queue, place: Place, now: float) -> Waiting | None:
-        limit = self._limit_cold(build, queue, place, now)
+    def _fitting_first(
+        self, build: Build, queue: Queue, place: Place, now: float
+    ) -> Waiting | None:
+        """As `_fitting`, in a first build, of which nothing says how long the rest of it is."""
+        first = queue.oldest_unknown() if queue.unknown else queue.known[-1][2]
+        if not build.held or (self._backups is not None and first.request.backup):
+            return first
+        outstanding = len(self._waiting) + len(self._running)
+        limit = first_build.limit(queue, place, self._places.farm, self._active, outstanding, now)
         if queue.unknown and build.typical(now) <= limit:
             return queue.oldest_unknown()
         if queue.known and queue.known[0][0] <= limit:
             return queue.longest_within(limit)
-        if build.held:
-            return None
-        return queue.oldest_unknown() if queue.unknown else queue.known[-1][2]
-
-    def _limit_cold(self, build: Build, queue: Queue, place: Place, now: float) -> float:
-        """Return the largest cost that may start on a free place in a first build."""
-        if not build.held:
-            return math.inf
-        speed, top, typical = place.speed, self._places.farm.top_speed(), build.typical(now)
-        jobs = build.jobs * self._active
-        roomy = (
-            jobs < self._places.farm.slots or build.done >= COLD_ROUNDS * self._places.farm.slots
-        )
-        if roomy and build.refills and speed * COLD_SPREAD >= top:
-            return math.inf
-        power = max(EPSILON_S, self._places.farm.fastest_sum(jobs))
-        brings = max(0.0, 1.0 - self._places.farm.fastest_sum(jobs, place.index) / power)
-        outstanding = len(self._waiting) + len(self._running)
-        queued_s = outstanding / max(EPSILON_S, self._places.farm.power)
-        rest_s = typical * (
-            COLD_QUEUE * math.pow(brings, COLD_BRINGS) * queued_s + COLD_FASTEST / top
-        )
-        limit = rest_s * speed
-        if typical > limit and build.done >= COLD_TYPICAL_FILES:
-            limit = max(limit, queue.turns.view.no_sooner_elsewhere(place, now))
-        return limit
+        return None
 
     def _rest_s(self, build: Build, now: float, typical: float) -> float:
         """Return R: no plan ends the rest of the build sooner, on the slots that it can have."""

@@ -89,6 +89,7 @@ class Running:
     charged: float  # the work that its user was charged for
     end_s: float
     crowded_s: float = 0.0  # of its host, when the lease began
+    known: bool = False  # what was charged is the file's cost, as learned
 
 
 class SpeedClass:

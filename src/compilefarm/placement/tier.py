@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from compilefarm.model import Host, Lease, Outcome, Request, Signature
-from compilefarm.placement import Standing
+from compilefarm.placement import Standing, WithoutBackups
 
 # Load averages per CPU over 1, 5 and 15 minutes, as in DMUCS.
 STAYS_BELOW_1 = 0.9
@@ -101,7 +101,7 @@ class _Group:
         return self.ranked.get(entry[4].name) is entry
 
 
-class TierPolicy:
+class TierPolicy(WithoutBackups):
     """The 2004 rule as a `Policy`."""
 
     name = "tier"

@@ -1,0 +1,182 @@
+"""Backups: a compile on a slow host begins again on a faster one that is idle; nothing is lost."""
+
+from __future__ import annotations
+
+import pytest
+from farmyard import DONE, Farmyard, host
+
+from compilefarm.events import BackupEnded, HostAdded, HostRemoved, LoadReported
+from compilefarm.model import DISTCC_PORT, OVERTAKEN, Load, Outcome, State
+from compilefarm.placement.earliest import EarliestPolicy
+
+FAILED = Outcome(exit=116, failed=True)
+
+
+def slow_and_fast() -> tuple[Farmyard, int]:
+    """Return a farm on which a file runs on the slow host, and the fast one has just come free."""
+    yard = Farmyard(host("fast", 1, 10), host("slow", 1, 1))
+    first = yard.ask("a.c", backup=True)
+    giant = yard.ask("giant.c", backup=True)
+    yard.until(yard.now + 0.1)
+    assert (yard.host_of(first), yard.host_of(giant)) == ("fast", "slow")
+    yard.end(first)
+    return yard, giant
+
+
+def test_a_file_on_a_slow_host_begins_again_on_a_fast_one_that_is_idle() -> None:
+    yard, giant = slow_and_fast()
+    assert yard.backup_of(giant) is None, "its builder may be about to ask again"
+    yard.until(yard.now + 1.0)
+    assert yard.backup_of(giant) == "fast"
+    assert yard.host_of(giant) == "slow", "the first attempt goes on"
+    assert [host.in_use for host in yard.farm.hosts.values()] == [1, 1]
+    yard.until(yard.now + 3.0)
+    yard.end_by_backup(giant)
+    assert yard.farm.overtaken == 1
+    assert not any(host.in_use for host in yard.farm.hosts.values())
+    cost_s = yard.learning.cost("/ann", "giant.c")
+    assert cost_s is not None
+    assert cost_s > 10.0, "learned from the attempt that counts, on the host that did it"
+
+
+def test_the_first_attempt_may_be_first_all_the_same() -> None:
+    yard, giant = slow_and_fast()
+    yard.until(yard.now + 1.0)
+    assert yard.backup_of(giant) == "fast"
+    yard.end(giant)
+    assert not yard.farm.backups
+    assert not any(host.in_use for host in yard.farm.hosts.values())
+    assert yard.farm.hosts["fast"].failures == yard.farm.hosts["slow"].failures == 0
+
+
+def test_a_backup_makes_way_for_a_request() -> None:
+    yard, giant = slow_and_fast()
+    yard.until(yard.now + 1.0)
+    assert yard.backup_of(giant) == "fast"
+    yard.play(HostAdded(host("medium", 1, 3), "medium"))
+    other = yard.ask("b.c", user="bob", backup=True)
+    yard.until(yard.now + 0.1)
+    assert yard.host_of(other) == "fast", "though the medium one was free"
+    assert yard.host_of(giant) == "slow"
+    yard.until(yard.now + 1.0)
+    assert yard.backup_of(giant) == "medium"
+
+
+def test_a_faster_slot_takes_the_backup_over() -> None:
+    yard = Farmyard(host("fast", 1, 10), host("medium", 1, 3), host("slow", 1, 1))
+    first, second, giant = (yard.ask(source, backup=True) for source in ("a.c", "b.c", "c.c"))
+    yard.until(yard.now + 0.1)
+    yard.end(second)
+    yard.until(yard.now + 2.0)
+    assert yard.backup_of(giant) == "medium"
+    yard.end(first)
+    yard.until(yard.now + 2.0)
+    assert yard.backup_of(giant) == "fast"
+    assert len(yard.farm.backups) == 1
+
+
+def test_who_cannot_run_a_backup_gets_none() -> None:
+    yard = Farmyard(host("fast", 1, 10), host("slow", 1, 1))
+    first, giant = yard.ask("a.c"), yard.ask("giant.c")
+    yard.until(yard.now + 30.0)
+    yard.end(first)
+    yard.until(yard.now + 30.0)
+    assert yard.host_of(giant) == "fast" or yard.backup_of(giant) is None
+    assert not yard.farm.backed_up
+
+
+@pytest.mark.parametrize("backups", [True, False])
+def test_a_host_that_comes_later_serves_for_backups_unless_the_server_gives_none(
+    backups: bool,
+) -> None:
+    yard = Farmyard(host("slow", 1, 1), backups=backups)
+    giant = yard.ask("giant.c", backup=True)
+    yard.until(yard.now + 1.0)
+    yard.play(HostAdded(host("fast", 1, 10), "fast"))
+    yard.until(yard.now + 1.0)
+    assert yard.backup_of(giant) == ("fast" if backups else None)
+
+
+def test_a_host_that_will_not_do_gets_no_backup() -> None:
+    yard = Farmyard(host("fast", 1, 10, compilers=frozenset({"clang"})), host("slow", 1, 1))
+    giant = yard.ask("giant.c", compiler="gcc", backup=True)
+    yard.until(yard.now + 30.0)
+    assert yard.host_of(giant) == "slow"
+    assert yard.backup_of(giant) is None
+
+
+def test_like_files_are_not_begun_twice() -> None:
+    """What has shown that it costs the same as all others ends sooner where it is."""
+    yard = Farmyard(host("fast", 1, 1.5), host("slow", 1, 1))
+    for number in range(40):
+        one = yard.ask(f"{number}.c", backup=True)
+        yard.until(yard.now + 2.0)
+        yard.end(one)
+    first, second = yard.ask("x.c", backup=True), yard.ask("y.c", backup=True)
+    yard.until(yard.now + 2.0)
+    assert (yard.host_of(first), yard.host_of(second)) == ("fast", "slow")
+    yard.end(first)
+    yard.until(yard.now + 0.9)
+    assert yard.backup_of(second) is None, "of three seconds of work, one is left"
+    yard.until(yard.now + 5.0)
+    assert yard.backup_of(second) == "fast", "it is not like the others"
+
+
+def test_a_host_that_fails_a_backup_is_quarantined_and_the_compile_goes_on() -> None:
+    yard, giant = slow_and_fast()
+    yard.until(yard.now + 1.0)
+    backup = yard.backups.pop(giant)
+    yard.play(BackupEnded(giant, backup.backup, FAILED))
+    assert yard.farm.hosts["fast"].state is State.QUARANTINED
+    assert yard.host_of(giant) == "slow"
+    assert yard.farm.failed == 1
+
+
+def test_a_host_that_leaves_takes_the_backup_with_it_and_nothing_else() -> None:
+    yard, giant = slow_and_fast()
+    yard.until(yard.now + 1.0)
+    yard.play(HostRemoved("fast", DISTCC_PORT))
+    assert yard.backup_of(giant) == "fast", "what runs goes on"
+    yard.play(LoadReported("fast", DISTCC_PORT, "fast", Load(distccd="gone")))
+    yard.until(yard.now + 30.0)
+    assert yard.host_of(giant) == "slow"
+
+
+def test_lines_that_cross_end_no_backup_but_the_one_that_is_meant() -> None:
+    yard, giant = slow_and_fast()
+    yard.until(yard.now + 1.0)
+    number = yard.backups[giant].backup
+    yard.play(BackupEnded(giant, number + 1, FAILED))
+    assert yard.farm.backups[giant].backup == number
+    assert not yard.farm.failed
+
+
+def test_a_compile_on_a_host_whose_owner_came_is_begun_elsewhere() -> None:
+    """A host whose load goes up gets no more compiles, and those that it has are backed up."""
+    yard = Farmyard(host("desk", 1, 10), host("other", 1, 8))
+    compiled = yard.ask("a.c", backup=True)
+    yard.until(yard.now + 0.1)
+    assert yard.host_of(compiled) == "desk"
+    yard.until(yard.now + 5.0)
+    assert yard.backup_of(compiled) is None, "the other host is slower"
+    busy = Load(foreign_cpus=1.0, cpus=1)
+    yard.play(LoadReported("desk", DISTCC_PORT, "desk", busy))
+    yard.until(yard.now + 2.0)
+    assert yard.backup_of(compiled) == "other"
+
+
+def test_a_backup_that_lost_is_not_charged_to_its_user() -> None:
+    yard, giant = slow_and_fast()
+    yard.until(yard.now + 1.0)
+    yard.until(yard.now + 1.0)
+    yard.end_by_backup(giant)
+    policy = yard.farm.policy
+    assert isinstance(policy, EarliestPolicy)
+    (user,) = policy._users.values()
+    assert 10.0 < user.served < 25.0, "the fast host's two seconds, and the first file"
+
+
+def test_an_attempt_that_was_overtaken_says_nothing_of_its_host() -> None:
+    assert not OVERTAKEN.failed
+    assert OVERTAKEN.exit is None
+    assert DONE is not OVERTAKEN
