@@ -1,4 +1,4 @@
-/* What distcc would do with the command: send it to a host, or run it here?
+/* What distcc would do with the command: send it to a host, or run it here? And what its end means.
  *
  * A link or a `-E` must not wait for a host that it will not use, so gethost has to know beforehand what
  * distcc decides when it runs. The rules are those of distcc 3.4, odd ones included, and are checked
@@ -8,6 +8,10 @@
  * A command that is not distcc (a script around it, `ccache distcc gcc`, `sh -c`) is not looked into: the
  * user put gethost before it, so it gets its host. Looking for the word distcc further on was rejected,
  * because the words before it may mean that it does not run at all.
+ *
+ * A compile that is sent away can also run twice at the same time, on two hosts, if all that it writes is
+ * known. A mistake there is not harmless, so for that the options that are known to be well are listed,
+ * and one that nobody thought of is not among them.
  *
  * Not to be known here: environment, server, children.
  */
@@ -292,6 +296,89 @@ static struct command read_compile(const char *compiler, const char **word)
         .kind = COMMAND_COMPILE, .source = source, .compiler = base_name(compiler)};
 }
 
+/* ---- twice at the same time ---- */
+
+static bool is_of_kind(const char *option, const char *const prefixes[])
+{
+    for (; *prefixes; prefixes++)
+        if (begins(option, *prefixes))
+            return true;
+    return false;
+}
+
+/* Does the compiler write the same files with this option as without? */
+static bool is_tame(const char *option)
+{
+    static const char *const words[] = {
+        "-ansi", "-c", "-MP", "-nostdinc", "-nostdinc++", "-nostdlib", "--param", "-pedantic",
+        "-pedantic-errors", "-pg", "-pipe", "-pthread", "-Qunused-arguments", "-S", "--sysroot",
+        "-target", "-v", "-w", "-Wa,--noexecstack", NULL};
+    static const char *const kinds[] = {
+        "-B", "-D", "-f", "-g", "-i", "-I", "-l", "-L", "-m", "-no-canonical-prefixes", "-O",
+        "--param=", "-std=", "--std=", "--sysroot=", "--target=", "-U", "-W", NULL};
+    /* What is of these kinds, and is not tame: */
+    static const char *const wild[] = {
+        /* words for a program that the compiler runs; */
+        "-mllvm", "-Wa,", "-Wl,", "-Wp,",
+        /* files beside the object, named after it or by the option; */
+        "-fada-spec", "-fcallgraph-info", "-fcrash-diagnostics", "-fdeps", "-fdiagnostics-add-output",
+        "-fdiagnostics-format", "-fdiagnostics-set-output", "-fdump", "-fopt-info",
+        "-foptimization-record", "-fproc-stat-report", "-fprofile", "-freport-bug", "-fsave-",
+        "-fstack-usage", "-ftime-trace", "-gen-", "-gsplit-dwarf", "-index-",
+        /* files that several compiles share, some file missing, or nobody knows what. */
+        "-fcompare-debug", "-fmodule", "-fpch", "-fplugin", "-fpreprocessed", "-fsyntax-only",
+        "-gmodules", NULL};
+    static const char *const macros[] = {"-Wp,-D", "-Wp,-U", NULL}; /* some distributions write it so */
+
+    if (is_of_kind(option, macros) && !strchr(option + strlen("-Wp,"), ','))
+        return true;
+    return is_one_of(option, words) || (is_of_kind(option, kinds) && !is_of_kind(option, wild));
+}
+
+/* Can a file be renamed over it? Not over what /dev/null is, or a symbolic link. */
+static bool is_replaceable(const char *path)
+{
+    struct stat status;
+    if (lstat(path, &status) != 0)
+        return errno == ENOENT;
+    return S_ISREG(status.st_mode);
+}
+
+/* The command itself is read here, not what distcc makes of it: it is what a second run has to change. */
+static void see_whether_repeatable(struct command *command, char **argv)
+{
+    bool depends = false, has_target = false;
+    for (size_t word = 1; argv[word]; word++) {
+        const char *option = argv[word];
+        struct file_name *found = begins(option, "-o")    ? &command->object
+                                  : begins(option, "-MF") ? &command->dependencies
+                                                          : NULL;
+        if (found) {
+            size_t length = found == &command->object ? strlen("-o") : strlen("-MF");
+            if (found->word || (!option[length] && !argv[word + 1]))
+                return;
+            *found = option[length] ? (struct file_name){word, length} : (struct file_name){++word, 0};
+            if (!is_replaceable(argv[found->word] + found->from))
+                return;
+        } else if (begins(option, "-MT") || begins(option, "-MQ")) {
+            has_target = true; /* else the object's name would be it, and that is another in a second run */
+            word += !option[strlen("-MT")];
+            if (!argv[word])
+                return;
+        } else if (!strcmp(option, "-MD") || !strcmp(option, "-MMD")) {
+            depends = true;
+        } else if (option[0] == '@' || (option[0] == '-' && !is_tame(option))) {
+            return;
+        }
+    }
+    /* Of a preprocessed source no dependencies are written, whatever the options. */
+    bool preprocessed = ends(command->source, ".i") || ends(command->source, ".ii") ||
+                        ends(command->source, ".mi") || ends(command->source, ".mii");
+    bool has_file = command->dependencies.word;
+    command->repeatable = command->object.word && depends == has_file &&
+                          (!depends || (has_target && !preprocessed));
+}
+
 struct command command_read(char **argv)
 {
     if (!strstr(base_name(argv[0]), "distcc"))
@@ -312,9 +399,29 @@ struct command command_read(char **argv)
         return local("it is a question to distcc");
     bool named = first[0] != '-' && !is_source(first) && !ends(first, ".o");
     struct command command = read_compile(named ? first : "cc", words.item + named);
+    if (command.kind == COMMAND_COMPILE)
+        see_whether_repeatable(&command, argv);
     command.compiles = is_one_of("-c", words.item) || is_one_of("-S", words.item);
     /* A configure asks hundreds of small questions, one after the other: it is not to queue with each. */
     for (const char **word = words.item; *word; word++)
         command.compiles = command.compiles && !is_configures(*word);
     return command;
+}
+
+/* ---- its end ---- */
+
+/* distcc's own statuses are 100 and up. What it says about itself alone (bad arguments, a bad host list, a
+ * loop) is no host's fault, and 128 and up is a compiler that a signal ended, which on somebody's desktop
+ * means little about the source. Another program may have its own use for these numbers, so of it only
+ * distcc's are taken. */
+enum verdict command_judge(const struct command *command, int status)
+{
+    enum { DISTCC_FIRST = 100, DISTCC_LAST = 120, SHELL_SIGNAL = 128 };
+    if (status < DISTCC_FIRST)
+        return VERDICT_FINAL;
+    if (status == 101 || status == 106 || status == 111 || status == 112)
+        return VERDICT_DISTCC_FAILED;
+    if (status <= DISTCC_LAST || (status >= SHELL_SIGNAL && command->kind == COMMAND_COMPILE))
+        return VERDICT_HOST_FAILED;
+    return VERDICT_FINAL;
 }

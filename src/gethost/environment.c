@@ -130,6 +130,14 @@ char **environment_for_local(void)
     return with(settings, count);
 }
 
+/* In pump mode distcc's include server has part in the compile, and the other two have a preprocessor
+ * add its dependencies to a file, for which it needs no option. */
+bool environment_lets_repeat(void)
+{
+    return !getenv("INCLUDE_SERVER_PORT") && !getenv("DEPENDENCIES_OUTPUT") &&
+           !getenv("SUNPRO_DEPENDENCIES");
+}
+
 /* distcc's own directory; false if it has none, or one with a very long name. */
 static bool path_in_distcc_dir(char *path, size_t size, const char *name)
 {

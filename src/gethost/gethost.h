@@ -114,14 +114,28 @@ enum command_kind {
     COMMAND_OTHER,   /* not distcc: what it does is not known */
 };
 
+/* Where a command names a file: in that word of its argv, from that byte on. Word 0: nowhere. */
+struct file_name {
+    size_t word, from;
+};
+
 struct command {
     enum command_kind kind;
     const char *source, *compiler; /* of COMMAND_COMPILE; else NULL */
     const char *reason;            /* of COMMAND_LOCAL */
     bool compiles;                 /* COMMAND_LOCAL: it is a compile all the same */
+    /* COMMAND_COMPILE: it writes these files and no others, so it can run twice at the same time, the second
+     * time with other names for them. */
+    bool repeatable;
+    struct file_name object, dependencies;
 };
 
 struct command command_read(char **argv);
+
+/* Did the command itself end with that status, or did distcc give up, and on what? */
+enum verdict { VERDICT_FINAL, VERDICT_HOST_FAILED, VERDICT_DISTCC_FAILED };
+
+enum verdict command_judge(const struct command *, int exit_status);
 /* 0, or the exit status of a shell that cannot run the program: 127 not found, 126 not executable. */
 int command_missing(const char *program);
 
@@ -129,8 +143,11 @@ int command_missing(const char *program);
 
 /* Already under a gethost, or under distcc? Then the command is run as it is. */
 bool environment_is_nested(void);
+/* Good until the next call: a child has its own by then. */
 char **environment_for_lease(const struct lease *);
 char **environment_for_local(void);
+/* False where the environment has the compiler write more files than the command names. */
+bool environment_lets_repeat(void);
 /* Does the user want to read what distcc has to say? */
 bool environment_wants_distcc_log(void);
 /* Make distcc forget that the host failed a moment ago. */

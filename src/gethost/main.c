@@ -268,25 +268,6 @@ static void get_lease(const struct options *options, const struct request *reque
     run_here(options, reason);
 }
 
-/* Did the command itself end like this, or did distcc give up on the host? Its own statuses are 100 and
- * up. What it says about itself alone (bad arguments, a bad host list, a loop) is no host's fault, and 128
- * and up is a compiler that a signal ended, which on somebody's desktop means little about the source.
- * Another program may have its own use for these numbers, so of it only distcc's are taken. */
-enum verdict { VERDICT_FINAL, VERDICT_HOST_FAILED, VERDICT_DISTCC_FAILED };
-
-static enum verdict judge(const struct outcome *outcome, enum command_kind kind)
-{
-    enum { DISTCC_FIRST = 100, DISTCC_LAST = 120, SHELL_SIGNAL = 128 };
-    int status = outcome->exit_status;
-    if (status < DISTCC_FIRST)
-        return VERDICT_FINAL;
-    if (status == 101 || status == 106 || status == 111 || status == 112)
-        return VERDICT_DISTCC_FAILED;
-    if (status <= DISTCC_LAST || (status >= SHELL_SIGNAL && kind == COMMAND_COMPILE))
-        return VERDICT_HOST_FAILED;
-    return VERDICT_FINAL;
-}
-
 _Noreturn static void finish(const struct outcome *outcome, struct server *server)
 {
     if (outcome->signal)
@@ -321,7 +302,7 @@ _Noreturn static void run_on_the_farm(const struct options *options, const struc
         environment_forget_backoff(lease);
         struct outcome outcome =
             run_with_lease(options->command, environment_for_lease(lease), &server, keep_text);
-        enum verdict verdict = judge(&outcome, command->kind);
+        enum verdict verdict = command_judge(command, outcome.exit_status);
 
         /* A compile that ended well in the moment of its revocation has ended well. */
         bool ended = !outcome.signal && verdict == VERDICT_FINAL;
