@@ -48,7 +48,8 @@ struct request {
     const char *type;   /* NULL: any */
     const char *wait_s; /* as given, a number; NULL: no limit */
     const char *source, *compiler;
-    char avoid[1024]; /* hosts, with commas between; empty: none */
+    bool backup;        /* a second lease for the same compile would be of use */
+    char avoid[1024];   /* hosts, with commas between; empty: none */
 };
 
 struct lease {
@@ -63,7 +64,12 @@ enum answer {
     ANSWER_AWAY,    /* no server, or one that makes no sense */
 };
 
-enum lease_event { LEASE_GOES_ON, LEASE_REVOKED };
+enum lease_event {
+    LEASE_GOES_ON,
+    LEASE_REVOKED,        /* and so is a backup */
+    LEASE_BACKUP_OFFERED, /* it is `backup` of struct server: start it, or server_backup_dropped() */
+    LEASE_BACKUP_ENDED,   /* the server took it back, or is gone */
+};
 
 struct address {
     socklen_t length;
@@ -86,8 +92,9 @@ struct server {
 
     enum holding holding;
     const struct request *request;
-    struct lease lease;
-    struct address address; /* of the server that gave it, */
+    struct lease lease, backup;
+    bool has_backup;        /* it was offered, and has not ended on either side */
+    struct address address; /* of the server that gave the lease, */
     int entry;              /* which is this one of the list */
     int asked;              /* the one that was asked last */
     int tries;
@@ -98,12 +105,18 @@ enum answer server_request(struct server *, const struct request *, char reason[
                            bool *news);
 enum answer server_jobs(struct server *, const char *servers, int *count, char reason[REASON_SIZE]);
 /* The lease while the command runs: what to poll() for, and when to call server_event() although nothing
- * came (a time of now_ms(); -1: never). server_event() does not wait. */
+ * came (a time of now_ms(); -1: never). server_event() does not wait; it is to be called until the lease
+ * goes on, because more than one event may have come. */
 int server_fd(const struct server *, short *events);
 int64_t server_due_ms(const struct server *);
 enum lease_event server_event(struct server *, char reason[REASON_SIZE]);
-void server_done(struct server *, int exit_status, double wall_s, double cpu_s);
+/* `id` is that of the lease under which the command was done; empty: the first one. */
+void server_done(struct server *, const char *id, int exit_status, double wall_s, double cpu_s);
 void server_failed(struct server *, int exit_status, const char *reason);
+/* The backup ended, which says nothing about its host; or its host did not do its work. The lease goes on.
+ * Nothing is said of a backup that the server does not have any more. */
+void server_backup_dropped(struct server *);
+void server_backup_failed(struct server *, int exit_status, const char *reason);
 void server_close(struct server *);
 
 /* ---- command.c ---- */

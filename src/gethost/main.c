@@ -273,7 +273,7 @@ _Noreturn static void finish(const struct outcome *outcome, struct server *serve
     if (outcome->signal)
         server_close(server);
     else
-        server_done(server, outcome->exit_status, outcome->wall_s, outcome->cpu_s);
+        server_done(server, "", outcome->exit_status, outcome->wall_s, outcome->cpu_s);
     write_all(STDERR_FILENO, outcome->text, outcome->text_length);
     if (outcome->signal)
         run_end_by_signal(outcome->signal);

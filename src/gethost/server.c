@@ -155,6 +155,8 @@ static void line_add_request(struct line *line, const struct request *request)
         line_add(line, "compiler", request->compiler);
     if (request->source)
         line_add(line, "source", request->source);
+    if (request->backup)
+        line_add(line, "backup", "yes");
     char directory[4096];
     if (getcwd(directory, sizeof directory))
         line_add(line, "dir", directory);
@@ -282,11 +284,11 @@ static bool is_host(const char *text)
 static bool read_lease(const struct message *message, struct lease *lease)
 {
     const char *address = value_of(message, "address"), *host = value_of(message, "host");
+    copy_printable(lease->id, sizeof lease->id, value_of(message, "id"));
     if (!address || !is_address(address) || !host || !is_host(host))
         return false;
     snprintf(lease->address, sizeof lease->address, "%s", address);
     snprintf(lease->host, sizeof lease->host, "%s", host);
-    copy_printable(lease->id, sizeof lease->id, value_of(message, "id"));
     lease->port = number_of(message, "port", 1, 65535);
     lease->slots = number_of(message, "slots", 1, SLOTS_MAX);
     return lease->port > 0 && lease->slots > 0;
@@ -806,19 +808,51 @@ static void attached(struct server *server, const struct message *message)
     server->holding = HOLDING;
 }
 
+static void say_of_backup(struct server *server, struct line *line)
+{
+    if (!line_send(server, line))
+        lose(server);
+}
+
+static void drop_backup(struct server *server, const char *id)
+{
+    struct line line;
+    line_start(&line, "dropped");
+    line_add(&line, "id", id);
+    say_of_backup(server, &line);
+}
+
+/* An offer that cannot be understood is declined here, and so is one beside another. */
+static bool take_offer(struct server *server, const struct message *message)
+{
+    struct lease offered;
+    if (!read_lease(message, &offered) || server->has_backup) {
+        drop_backup(server, offered.id);
+        return false;
+    }
+    server->backup = offered;
+    return server->has_backup = true;
+}
+
+static bool is_about_backup(const struct server *server, const struct message *message)
+{
+    char id[sizeof server->backup.id];
+    copy_printable(id, sizeof id, value_of(message, "id"));
+    return server->has_backup && !strcmp(id, server->backup.id);
+}
+
 static enum lease_event read_lines(struct server *server, char reason[REASON_SIZE])
 {
     while (server->fd >= 0) {
         char *line;
         struct message message;
         enum got got = next_line(server, &line);
-        if (got == GOT_NOTHING_YET) {
-            if (server->holding == HOLDING_ASKS && now_ms() >= server->due_ms)
-                lose(server);
-            return LEASE_GOES_ON;
-        }
         bool asks = server->holding == HOLDING_ASKS;
-        if (got == GOT_CLOSE) {
+        if (got == GOT_NOTHING_YET) {
+            if (!asks || now_ms() < server->due_ms)
+                return LEASE_GOES_ON;
+            lose(server);
+        } else if (got == GOT_CLOSE) {
             lose(server);
         } else if (got != GOT_LINE || !message_read(line, &message) ||
                    (asks && (!strcmp(message.verb, "error") || !strcmp(message.verb, "refused")))) {
@@ -826,12 +860,25 @@ static enum lease_event read_lines(struct server *server, char reason[REASON_SIZ
         } else if (!strcmp(message.verb, "revoked")) {
             copy_reason(reason, &message);
             give_up(server);
+            server->has_backup = false;
             return LEASE_REVOKED;
         } else if (asks && !strcmp(message.verb, "attached")) {
             attached(server, &message);
+        } else if (!strcmp(message.verb, "backup")) {
+            if (take_offer(server, &message))
+                return LEASE_BACKUP_OFFERED;
+        } else if (!strcmp(message.verb, "drop") && is_about_backup(server, &message)) {
+            copy_reason(reason, &message);
+            server->has_backup = false;
+            return LEASE_BACKUP_ENDED;
         }
     }
-    return LEASE_GOES_ON;
+    /* The server that goes frees a backup with its connection, and only the first lease is attached. */
+    if (!server->has_backup)
+        return LEASE_GOES_ON;
+    snprintf(reason, REASON_SIZE, "host-server is away");
+    server->has_backup = false;
+    return LEASE_BACKUP_ENDED;
 }
 
 enum lease_event server_event(struct server *server, char reason[REASON_SIZE])
@@ -863,13 +910,15 @@ static void tell(struct server *server, struct line *line)
     server_close(server);
 }
 
-void server_done(struct server *server, int exit_status, double wall_s, double cpu_s)
+void server_done(struct server *server, const char *id, int exit_status, double wall_s, double cpu_s)
 {
     struct line line;
     line_start(&line, "done");
     line_format(&line, "exit", "%d", exit_status);
     line_format(&line, "wall_s", "%.3f", wall_s);
     line_format(&line, "cpu_s", "%.3f", cpu_s);
+    if (*id)
+        line_add(&line, "id", id);
     tell(server, &line);
 }
 
@@ -880,6 +929,26 @@ void server_failed(struct server *server, int exit_status, const char *reason)
     line_format(&line, "exit", "%d", exit_status);
     line_add(&line, "reason", reason);
     tell(server, &line);
+}
+
+void server_backup_dropped(struct server *server)
+{
+    if (server->has_backup)
+        drop_backup(server, server->backup.id);
+    server->has_backup = false;
+}
+
+void server_backup_failed(struct server *server, int exit_status, const char *reason)
+{
+    if (!server->has_backup)
+        return;
+    server->has_backup = false;
+    struct line line;
+    line_start(&line, "failed");
+    line_add(&line, "id", server->backup.id);
+    line_format(&line, "exit", "%d", exit_status);
+    line_add(&line, "reason", reason);
+    say_of_backup(server, &line);
 }
 
 void server_close(struct server *server)
