@@ -4,7 +4,9 @@
  *   server.c       the conversation with host-server
  *   command.c      what distcc would do with the command
  *   environment.c  what distcc is told
- *   run.c          child, signals, exit status
+ *   run.c          the command while its lease lasts; signals, exit status
+ *   attempt.c      one run of the command: a child
+ *   backup.c       the files of a second run of the same compile
  *   away.c         remembering, from one compile to the next, that the server is away
  *   local.c        compiling here, no more at once than there are CPUs
  *
@@ -19,6 +21,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/socket.h>
+#include <sys/types.h>
 
 #define ARRAY_LENGTH(a) (sizeof(a) / sizeof *(a))
 
@@ -36,6 +39,8 @@ void write_all(int fd, const char *data, size_t length);
 int message_fd(void);
 /* The same descriptor, closed in children and out of the way of 0, 1 and 2; takes -1 too. */
 int private_fd(int fd);
+/* A pipe of two such, neither of which waits; false, with errno, if there can be none. */
+bool private_pipe(int ends[2]);
 /* Milliseconds on a clock that nobody sets. */
 int64_t now_ms(void);
 /* The CPUs that this process may use. */
@@ -177,17 +182,73 @@ struct outcome {
     int exit_status;          /* when it was not revoked and no signal ended it */
     int signal;               /* that ended the child, or 0 */
     double wall_s, cpu_s;
-    char *text; /* what the child wrote to stderr, if that was to be kept back */
+    char backup_id[64];       /* of the backup whose outcome it is; empty: the first attempt's */
+    bool backup_is_no_use;    /* its files could not be put in place */
+    char *text;               /* what the child wrote to stderr, if that was to be kept back */
     size_t text_length;
 };
 
-/* Run the command while the lease lasts. Does not return when a signal ends gethost. */
-struct outcome run_with_lease(char **argv, char **environment, struct server *, bool keep_text);
+/* Run the command while the lease lasts, and as a backup when the server offers one. Does not return when
+ * a signal ends gethost. */
+struct outcome run_with_lease(char **argv, const struct command *, struct server *, bool keep_text);
 /* Become the command. */
 _Noreturn void run_instead(char **argv, char **environment);
 _Noreturn void run_end_by_signal(int signal_number);
+/* As they were given to gethost: what a child is to have. */
+void run_restore_signals(void);
+
+/* ---- attempt.c ---- */
+
+struct attempt {
+    pid_t process;     /* 0: there is none */
+    bool is_backup;    /* to be set before it is started */
+    bool leaves_files; /* to be removed or replaced: it is over when nobody can write them any more */
+    struct lease lease;
+    int64_t start_ms;
+    int64_t due_ms; /* when its time to end is over; -1: it has not been asked to */
+    bool ended;     /* and then: */
+    int status;
+    double wall_s, cpu_s;
+    int text_fd; /* from where its stderr comes, if that is kept back; -1: not, or it is closed */
+    char *text;
+    size_t text_length;
+    bool spilled; /* it was more than is kept back, and has been shown; or is lost, if it is a backup's */
+};
+
+#define NO_ATTEMPT ((struct attempt){.due_ms = -1, .text_fd = -1})
+
+/* False, with errno, if it cannot be started. */
+bool attempt_start(struct attempt *, char **argv, const struct lease *, bool keep_text);
+/* See whether it has ended; and kill it if it has had its time to. */
+void attempt_look_at(struct attempt *);
+bool attempt_is_running(const struct attempt *);
+bool attempt_is_over(const struct attempt *);
+bool attempt_ended_well(const struct attempt *);
+void attempt_signal(const struct attempt *, int number);
+void attempt_stop(struct attempt *);
+/* It has been asked to end by somebody else. */
+void attempt_give_time_to_end(struct attempt *);
+/* Read what it has written so far. */
+void attempt_take_text(struct attempt *);
+void attempt_end_text(struct attempt *);
 /* Call in a fresh child: it ends when its parent does, where the system can do that. */
-void run_die_with(int parent_pid);
+void attempt_die_with(int parent_pid);
+
+/* ---- backup.c ---- */
+
+struct backup_files {
+    size_t count;
+    struct {
+        const char *final;
+        char *temporary;
+    } file[2]; /* in the order in which they are put in place */
+};
+
+/* The command as a backup is to run it, with temporary names for its files; NULL if there is no memory. */
+char **backup_command(char **argv, const struct command *, struct backup_files *);
+/* Put the files in their place; false, with errno, if not all of them could be. */
+bool backup_keep(const struct backup_files *);
+void backup_remove(const struct backup_files *);
 
 /* ---- away.c ---- */
 

@@ -74,6 +74,17 @@ int private_fd(int fd)
     return fd;
 }
 
+bool private_pipe(int ends[2])
+{
+    if (pipe(ends) != 0)
+        return false;
+    for (int i = 0; i < 2; i++) {
+        ends[i] = private_fd(ends[i]);
+        (void)fcntl(ends[i], F_SETFL, O_NONBLOCK);
+    }
+    return true;
+}
+
 void write_all(int fd, const char *data, size_t length)
 {
     while (length) {
@@ -273,7 +284,7 @@ _Noreturn static void finish(const struct outcome *outcome, struct server *serve
     if (outcome->signal)
         server_close(server);
     else
-        server_done(server, "", outcome->exit_status, outcome->wall_s, outcome->cpu_s);
+        server_done(server, outcome->backup_id, outcome->exit_status, outcome->wall_s, outcome->cpu_s);
     write_all(STDERR_FILENO, outcome->text, outcome->text_length);
     if (outcome->signal)
         run_end_by_signal(outcome->signal);
@@ -292,16 +303,15 @@ _Noreturn static void run_on_the_farm(const struct options *options, const struc
                               .type = options->type,
                               .wait_s = options->wait_s,
                               .source = command->source,
-                              .compiler = command->compiler};
+                              .compiler = command->compiler,
+                              .backup = command->repeatable && environment_lets_repeat()};
     bool keep_text = command->kind == COMMAND_COMPILE && !environment_wants_distcc_log();
     int bad_hosts = 0;
     for (int tried = 0; tried < LEASES_TO_TRY && bad_hosts < HOSTS_TO_TRY; tried++) {
         struct server server = {.fd = -1};
         const struct lease *lease = &server.lease;
         get_lease(options, &request, &server);
-        environment_forget_backoff(lease);
-        struct outcome outcome =
-            run_with_lease(options->command, environment_for_lease(lease), &server, keep_text);
+        struct outcome outcome = run_with_lease(options->command, command, &server, keep_text);
         enum verdict verdict = command_judge(command, outcome.exit_status);
 
         /* A compile that ended well in the moment of its revocation has ended well. */
@@ -322,6 +332,7 @@ _Noreturn static void run_on_the_farm(const struct options *options, const struc
             say("%s is of no use: %s", lease->host, outcome.reason);
         free(outcome.text);
         avoid(&request, lease->host);
+        request.backup = request.backup && !outcome.backup_is_no_use;
     }
     run_here(options, bad_hosts ? "several hosts failed" : "it was taken from many hosts");
 }

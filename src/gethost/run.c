@@ -1,24 +1,22 @@
-/* The child: started, watched together with the lease, and ended.
+/* The command while its lease lasts: watched together with the server and with signals.
  *
- * Two things can happen while a compile runs: the child changes state, or the server speaks. One poll()
- * waits for both, so signals are turned into bytes in a pipe (a signal between the check and the wait
- * would be lost otherwise; pselect() would do as well, but not with descriptors over 1023, which a build
- * with many inherited ones can have).
+ * Three things can happen: a child changes state or writes to stderr, the server speaks, a signal comes.
+ * One poll() waits for all, so signals are turned into bytes in a pipe (a signal between the check and the
+ * wait would be lost otherwise; pselect() would do as well, but not with descriptors over 1023, which a
+ * build with many inherited ones can have).
  *
- * The child gets what gethost was given: signal mask, dispositions, and every descriptor. Its stderr alone
- * is different, and only when asked for: a preprocessor's warnings come before distcc knows whether the
- * host will do its work, and would be shown again by the next attempt. So they are kept back until the
- * attempt counts.
+ * There is a second child while a backup runs. What ends first, and well, is the compile; whatever else
+ * becomes of the backup, the first attempt goes on as if there had been none. A backup's files are in place
+ * or gone before anybody can see that gethost has ended.
  *
  * A signal that ends gethost must be seen by make as one: gethost passes it on, waits for the child, and
  * ends by the same signal. The terminal's signals go to the whole group, and reach the child without us.
  *
- * Not to be known here: what the command is, and what the server's words mean.
+ * Not to be known here: what the command does, and the words in which the server speaks.
  */
 #include "gethost.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -27,14 +25,6 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
-#ifdef __linux__
-#include <sys/prctl.h>
-#endif
-
-enum {
-    STOP_MS = 2000,        /* for the child to end after it was asked to; then it is killed */
-    TEXT_MAX = 512 * 1024, /* more is not kept back: gethost is to stay small */
-};
 
 /* SIGPIPE is among them so that a closed connection cannot end gethost; it is not passed on. */
 static const int caught[] = {SIGCHLD, SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGPIPE};
@@ -59,22 +49,15 @@ static void note_signal(int number, siginfo_t *info, void *context)
     errno = saved;
 }
 
-static void make_pipe(int ends[2])
+_Noreturn static void cannot_start(const char *program)
 {
-    if (pipe(ends) != 0) {
-        say("cannot make a pipe: %s", strerror(errno));
-        _exit(126);
-    }
-    for (int i = 0; i < 2; i++) {
-        ends[i] = private_fd(ends[i]);
-        (void)fcntl(ends[i], F_SETFL, O_NONBLOCK);
-    }
+    say("cannot start %s: %s", program, strerror(errno));
+    _exit(126);
 }
 
 /* What was ignored, or blocked, stays so: nohup and background jobs rely on it. SIGCHLD is ours. */
 static void catch_signals(void)
 {
-    make_pipe(signal_pipe);
     sigset_t child;
     sigemptyset(&child);
     sigaddset(&child, SIGCHLD);
@@ -88,20 +71,11 @@ static void catch_signals(void)
     }
 }
 
-static void restore_signals(void)
+void run_restore_signals(void)
 {
     for (size_t i = 0; i < ARRAY_LENGTH(caught); i++)
         sigaction(caught[i], &inherited_action[i], NULL);
     sigprocmask(SIG_SETMASK, &inherited_mask, NULL);
-}
-
-void run_die_with(int parent_pid)
-{
-#ifdef __linux__
-    prctl(PR_SET_PDEATHSIG, SIGTERM);
-#endif
-    if (getppid() != parent_pid) /* it died before we could ask to be told */
-        _exit(128 + SIGTERM);
 }
 
 _Noreturn void run_instead(char **argv, char **environment)
@@ -127,146 +101,242 @@ _Noreturn void run_end_by_signal(int signal_number)
     _exit(128 + signal_number);
 }
 
-static pid_t start(char **argv, char **environment, int stderr_fd)
+/* ---- the first attempt and its backup ---- */
+
+struct run {
+    char **argv;
+    const struct command *command;
+    struct server *server;
+    struct attempt first, backup;
+    struct backup_files files; /* of the backup */
+    bool backup_given_up;
+    bool backup_counts; /* it ended well, and the first attempt has been asked to end */
+    bool revoked;
+    char reason[REASON_SIZE]; /* of the revocation */
+    int ended_by;             /* the signal that ends gethost, or 0 */
+};
+
+static void say_of_backup(const struct run *run, const char *what, const char *why)
 {
-    sigset_t all, before;
-    sigfillset(&all);
-    /* Until the child has its own dispositions, a signal to it would write into our pipe. */
-    sigprocmask(SIG_SETMASK, &all, &before);
-    int parent_pid = (int)getpid();
-    pid_t child = fork();
-    if (child == 0) {
-        if (stderr_fd >= 0)
-            dup2(stderr_fd, STDERR_FILENO);
-        run_die_with(parent_pid);
-        restore_signals();
-        run_instead(argv, environment);
-    }
-    int error = errno;
-    sigprocmask(SIG_SETMASK, &before, NULL);
-    if (child < 0) {
-        say("cannot start %s: %s", argv[0], strerror(error));
-        _exit(126);
-    }
-    return child;
+    const struct lease *lease = &run->backup.lease;
+    if (verbose)
+        say("backup %s on %s %s%s", lease->id, lease->host, what, why);
 }
 
-static double cpu_of_children_s(void)
+static bool first_goes_on(const struct run *run)
 {
-    struct rusage used;
-    getrusage(RUSAGE_CHILDREN, &used);
-    return (double)(used.ru_utime.tv_sec + used.ru_stime.tv_sec) +
-           (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6;
+    return attempt_is_running(&run->first) && run->first.due_ms < 0;
 }
 
-static void take_text(int fd, struct outcome *outcome)
+static void start_backup(struct run *run)
 {
-    char chunk[4096];
-    ssize_t length;
-    while ((length = read(fd, chunk, sizeof chunk)) > 0) {
-        size_t wanted = outcome->text_length + (size_t)length;
-        char *text = wanted <= TEXT_MAX ? realloc(outcome->text, wanted) : NULL;
-        if (text) {
-            memcpy(text + outcome->text_length, chunk, (size_t)length);
-            outcome->text = text;
-            outcome->text_length = wanted;
-        } else {
-            write_all(STDERR_FILENO, outcome->text, outcome->text_length);
-            write_all(STDERR_FILENO, chunk, (size_t)length);
-            outcome->text_length = 0;
+    const struct lease *lease = &run->server->backup;
+    bool wanted = run->server->request->backup && first_goes_on(run) && !run->first.spilled;
+    if (wanted && !run->backup.process) {
+        char **argv = backup_command(run->argv, run->command, &run->files);
+        run->backup = NO_ATTEMPT;
+        run->backup.is_backup = run->backup.leaves_files = true;
+        run->backup_given_up = false;
+        if (argv && attempt_start(&run->backup, argv, lease, true)) {
+            if (verbose)
+                say("backup %s: %s (%s port %d, %d slots)", lease->id, lease->host, lease->address,
+                    lease->port, lease->slots);
+            return;
+        }
+    }
+    if (verbose)
+        say("backup %s on %s is not started", lease->id, lease->host);
+    server_backup_dropped(run->server);
+}
+
+static void give_up_backup(struct run *run, const char *why)
+{
+    if (!run->backup.process || run->backup_given_up || run->backup_counts)
+        return;
+    run->backup_given_up = true;
+    say_of_backup(run, "is given up: ", why);
+    attempt_stop(&run->backup);
+}
+
+/* It is over. The server hears of that only where the first attempt goes on: else it hears of that one. */
+static void settle_backup(struct run *run)
+{
+    struct attempt *backup = &run->backup;
+    if (!run->backup_given_up && attempt_ended_well(backup)) {
+        run->backup_counts = true;
+        say_of_backup(run, "has ended first, and well", "");
+        run->first.leaves_files = true;
+        attempt_stop(&run->first);
+        return;
+    }
+    backup_remove(&run->files);
+    bool exited = WIFEXITED(backup->status);
+    int status = exited ? WEXITSTATUS(backup->status) : 0;
+    char reason[REASON_SIZE] = "a signal ended it";
+    if (exited)
+        snprintf(reason, sizeof reason, "distcc exit status %d", status);
+    if (!run->backup_given_up)
+        say_of_backup(run, "is of no use: ", reason);
+    if (!run->backup_given_up && command_judge(run->command, status) == VERDICT_HOST_FAILED)
+        server_backup_failed(run->server, status, reason);
+    else if (first_goes_on(run))
+        server_backup_dropped(run->server);
+    free(backup->text);
+    *backup = NO_ATTEMPT;
+}
+
+static void take_lease_back(struct run *run, const char *reason)
+{
+    give_up_backup(run, reason);
+    if (run->revoked || run->backup_counts)
+        return;
+    run->revoked = true;
+    snprintf(run->reason, sizeof run->reason, "%s", reason);
+    attempt_stop(&run->first);
+}
+
+static void hear_server(struct run *run)
+{
+    for (;;) {
+        char reason[REASON_SIZE];
+        switch (server_event(run->server, reason)) {
+        case LEASE_REVOKED:
+            take_lease_back(run, reason);
+            break;
+        case LEASE_BACKUP_OFFERED:
+            start_backup(run);
+            break;
+        case LEASE_BACKUP_ENDED:
+            give_up_backup(run, reason);
+            break;
+        default:
+            return;
         }
     }
 }
 
-/* The last of SIGINT, SIGTERM, SIGHUP and SIGQUIT that came, or `before`; passed on to the child, if
- * there still is one. */
-static int read_signals(pid_t child, int before)
+/* Note the last of SIGINT, SIGTERM, SIGHUP and SIGQUIT that came, and pass it on. */
+static void read_signals(struct run *run)
 {
     struct signal_note note;
     while (read(signal_pipe[0], &note, sizeof note) == sizeof note) {
         if (note.number == SIGCHLD || note.number == SIGPIPE)
             continue;
-        before = note.number;
-        if (note.from_process && child > 0)
-            kill(child, before);
+        run->ended_by = note.number;
+        if (note.from_process && attempt_is_running(&run->first))
+            kill(run->first.process, note.number);
+        attempt_give_time_to_end(&run->first);
+        give_up_backup(run, "a signal ends gethost");
     }
-    return before;
 }
 
-/* Until the earlier of two times, of which -1 is never. */
-static int time_left_ms(int64_t one_ms, int64_t other_ms)
+/* The earlier of two times, of which -1 is never. */
+static int64_t earlier_ms(int64_t one_ms, int64_t other_ms)
 {
-    int64_t first_ms = one_ms < 0 || (other_ms >= 0 && other_ms < one_ms) ? other_ms : one_ms;
-    int64_t left_ms = first_ms - now_ms();
-    return first_ms < 0 ? -1 : left_ms > 0 ? (int)left_ms : 0;
+    return one_ms < 0 || (other_ms >= 0 && other_ms < one_ms) ? other_ms : one_ms;
 }
 
-struct outcome run_with_lease(char **argv, char **environment, struct server *server, bool keep_text)
+static int time_left_ms(int64_t due_ms)
 {
-    struct outcome outcome = {0};
-    int text_pipe[2] = {-1, -1};
+    int64_t left_ms = due_ms - now_ms();
+    return due_ms < 0 ? -1 : left_ms > 0 ? (int)left_ms : 0;
+}
+
+/* Wait for something to happen, and see to it; but for the end of an attempt, which is to be looked for. */
+static void watch(struct run *run)
+{
+    struct attempt *first = &run->first, *backup = &run->backup;
+    struct pollfd watched[] = {
+        {.fd = signal_pipe[0], .events = POLLIN},
+        {.fd = -1}, /* poll() skips it */
+        {.fd = first->text_fd, .events = POLLIN},
+        {.fd = backup->text_fd, .events = POLLIN},
+    };
+    watched[1].fd = server_fd(run->server, &watched[1].events);
+    int64_t lease_due_ms = server_due_ms(run->server);
+    int64_t due_ms = earlier_ms(lease_due_ms, earlier_ms(first->due_ms, backup->due_ms));
+    if (poll(watched, ARRAY_LENGTH(watched), time_left_ms(due_ms)) < 0)
+        return; /* a signal: its note is there the next time */
+    read_signals(run);
+    if (watched[2].revents)
+        attempt_take_text(first);
+    if (watched[3].revents)
+        attempt_take_text(backup);
+    if (first->spilled || backup->spilled) /* one text would be shown in part, and then the other's */
+        give_up_backup(run, "the compiler has too much to say");
+    if (watched[1].revents || (lease_due_ms >= 0 && lease_due_ms <= now_ms()))
+        hear_server(run);
+}
+
+/* The attempt that counts, its files in place. No signal may come in between. */
+static const struct attempt *settle(struct run *run, struct outcome *outcome)
+{
+    if (!run->backup_counts)
+        return &run->first;
+    bool first_counts = run->ended_by || attempt_ended_well(&run->first);
+    if (!first_counts && backup_keep(&run->files)) {
+        snprintf(outcome->backup_id, sizeof outcome->backup_id, "%s", run->backup.lease.id);
+        return &run->backup;
+    }
+    if (!first_counts) {
+        outcome->revoked = outcome->backup_is_no_use = true;
+        outcome->signal = SIGTERM; /* however the first attempt took that: its end is not the command's */
+        snprintf(outcome->reason, sizeof outcome->reason, "its backup's files cannot be put in place (%s)",
+                 strerror(errno));
+    }
+    backup_remove(&run->files);
+    return &run->first;
+}
+
+struct outcome run_with_lease(char **argv, const struct command *command, struct server *server,
+                              bool keep_text)
+{
+    struct run run = {.argv = argv,
+                      .command = command,
+                      .server = server,
+                      .first = NO_ATTEMPT,
+                      .backup = NO_ATTEMPT};
+    if (!private_pipe(signal_pipe))
+        cannot_start(argv[0]);
     catch_signals();
-    if (keep_text) {
-        make_pipe(text_pipe);
-        (void)fcntl(text_pipe[1], F_SETFL, 0); /* this end is the child's, which expects to wait */
+    if (!attempt_start(&run.first, argv, &server->lease, keep_text))
+        cannot_start(argv[0]);
+    for (;;) {
+        attempt_look_at(&run.first);
+        attempt_look_at(&run.backup);
+        if (!attempt_is_running(&run.first))
+            give_up_backup(&run, "the first attempt has ended");
+        if (run.backup.process && attempt_is_over(&run.backup) && !run.backup_counts)
+            settle_backup(&run);
+        if (attempt_is_over(&run.first) && attempt_is_over(&run.backup))
+            break;
+        watch(&run);
     }
-    double cpu_before_s = cpu_of_children_s();
-    int64_t start_ms = now_ms(), kill_ms = -1;
-    pid_t child = start(argv, environment, text_pipe[1]);
-    if (keep_text)
-        close(text_pipe[1]);
+    attempt_take_text(&run.first);
+    attempt_end_text(&run.first);
 
-    int status = 0, ended_by = 0;
-    bool open_text = keep_text;
-    while (waitpid(child, &status, WNOHANG) == 0) {
-        struct pollfd watched[] = {
-            {.fd = signal_pipe[0], .events = POLLIN},
-            {.fd = -1}, /* poll() skips it */
-            {.fd = open_text ? text_pipe[0] : -1, .events = POLLIN},
-        };
-        watched[1].fd = server_fd(server, &watched[1].events);
-        int64_t due_ms = server_due_ms(server);
-        if (kill_ms >= 0 && kill_ms <= now_ms()) {
-            kill(child, SIGKILL);
-            kill_ms = now_ms() + STOP_MS;
-        }
-        if (poll(watched, ARRAY_LENGTH(watched), time_left_ms(kill_ms, due_ms)) < 0)
-            continue; /* a signal: its note is there the next time */
-        ended_by = read_signals(child, ended_by);
-        if (watched[2].revents) {
-            take_text(text_pipe[0], &outcome);
-            open_text = !(watched[2].revents & POLLHUP);
-        }
-        bool due = watched[1].revents || (due_ms >= 0 && due_ms <= now_ms());
-        if (due && server_event(server, outcome.reason) == LEASE_REVOKED && !outcome.revoked) {
-            outcome.revoked = true;
-            kill(child, SIGTERM);
-        }
-        if (kill_ms < 0 && (ended_by || outcome.revoked))
-            kill_ms = now_ms() + STOP_MS;
-    }
-
-    outcome.wall_s = (double)(now_ms() - start_ms) / 1e3;
-    outcome.cpu_s = cpu_of_children_s() - cpu_before_s;
-    if (keep_text) {
-        take_text(text_pipe[0], &outcome);
-        close(text_pipe[0]);
-    }
     sigset_t all;
     sigfillset(&all);
-    sigprocmask(SIG_SETMASK, &all, NULL); /* one that comes after this read ends us in restore_signals */
-    ended_by = read_signals(0, ended_by);
-    restore_signals();
+    sigprocmask(SIG_SETMASK, &all, NULL); /* one that comes after this read ends us in run_restore_signals */
+    read_signals(&run);
+    struct outcome outcome = {.revoked = run.revoked};
+    snprintf(outcome.reason, sizeof outcome.reason, "%s", run.reason);
+    const struct attempt *counts = settle(&run, &outcome);
+    run_restore_signals();
     close(signal_pipe[0]);
     close(signal_pipe[1]);
-    if (ended_by) {
+    if (run.ended_by) {
         server_close(server);
-        write_all(STDERR_FILENO, outcome.text, outcome.text_length);
-        run_end_by_signal(ended_by);
+        write_all(STDERR_FILENO, counts->text, counts->text_length);
+        run_end_by_signal(run.ended_by);
     }
-    if (WIFEXITED(status))
-        outcome.exit_status = WEXITSTATUS(status);
-    else if (WIFSIGNALED(status))
-        outcome.signal = WTERMSIG(status);
+    outcome.wall_s = counts->wall_s;
+    outcome.cpu_s = counts->cpu_s;
+    outcome.text = counts->text;
+    outcome.text_length = counts->text_length;
+    if (WIFEXITED(counts->status))
+        outcome.exit_status = WEXITSTATUS(counts->status);
+    else if (WIFSIGNALED(counts->status))
+        outcome.signal = WTERMSIG(counts->status);
     return outcome;
 }

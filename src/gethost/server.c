@@ -384,7 +384,7 @@ static size_t resolve(const char *host, int port, int64_t deadline_ms, struct ad
     int parent_pid = (int)getpid();
     pid_t child = fork();
     if (child == 0) {
-        run_die_with(parent_pid);
+        attempt_die_with(parent_pid);
         struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *found = NULL;
         char service[8];
         snprintf(service, sizeof service, "%d", port);
