@@ -22,6 +22,10 @@ def test_the_file_of_2004_can_be_read() -> None:
     )
 
 
+def test_a_file_may_begin_with_a_byte_order_mark() -> None:
+    assert parse_hosts_info("\ufeffa 1 1\nb 1 1", "h") == parse_hosts_info("a 1 1\nb 1 1", "h")
+
+
 def test_more_words_may_follow() -> None:
     [one] = parse_hosts_info("a:4001 2 3 types=x,y compilers=gcc address=::1 pinned static=no", "h")
     assert one == Declaration(
@@ -56,12 +60,14 @@ def test_one_machine_may_have_several_distccds() -> None:
         ("desk1 -4 1", "number of CPUs is '-4'"),
         ("desk1 2.5 1", "number of CPUs is '2.5'"),
         ("desk1 4097 1", "number of CPUs is '4097'"),
+        (f"desk1 {'9' * 5000} 1", "number of CPUs is '99999999999999999999'; it is a whole"),
         ("desk1 ٤ 1", "number of CPUs"),
         ("desk1 4 fast", "power index is 'fast'"),
         ("desk1 4 0", "power index is '0'"),
         ("desk1 4 nan", "power index is 'nan'"),
         ("desk1 4 1e3", "power index is '1e3'"),
-        ("desk1 4 10001", "power index is '10001'"),
+        ("desk1 4 10001", "power index is '10001'; it is a number from 0.001 to 10000"),
+        ("desk1 4 0.0009", "power index is '0.0009'"),
         ("desk_1/ 4 1", "neither a host name nor an address"),
         ("[::1 4 1", "is no host"),
         ("desk1: 4 1", "lacks its port"),

@@ -23,10 +23,14 @@ from typing import Any
 from compilefarm.model import Declaration, Mode
 
 SLOTS_LIMIT = 4096
-POWER_INDEX_LIMIT = 10_000.0
+# Less, and one compile takes days.
+POWER_INDEX_LEAST, POWER_INDEX_LIMIT = 0.001, 10_000.0
 
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?\.?\Z")
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?\Z")
+_WHOLE = re.compile(r"[0-9]{1,9}\Z")
+# What some editors put before the text of a file.
+_BYTE_ORDER_MARK = "\ufeff"
 
 
 class HostsInfoError(ValueError):
@@ -40,7 +44,7 @@ def parse_hosts_info(text: str, file: str) -> tuple[Declaration, ...]:
     """
     declarations: dict[str, Declaration] = {}
     line_of: dict[str, int] = {}
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(text.removeprefix(_BYTE_ORDER_MARK).split("\n"), 1):
         words = line.partition("#")[0].split()
         if not words:
             continue
@@ -107,16 +111,17 @@ def _parse_words(words: list[str]) -> Declaration:
 
 
 def _slots(what: str, value: str) -> int:
-    if not value.isdecimal() or not value.isascii() or not 1 <= int(value) <= SLOTS_LIMIT:
+    if not _WHOLE.match(value) or not 1 <= int(value) <= SLOTS_LIMIT:
         raise ValueError(f"{what} is {value[:20]!r}; it is a whole number, 1 to {SLOTS_LIMIT}")
     return int(value)
 
 
 def _power_index(what: str, value: str) -> float:
     number = float(value) if _NUMBER.match(value) else math.nan
-    if not 0 < number <= POWER_INDEX_LIMIT:
+    if not POWER_INDEX_LEAST <= number <= POWER_INDEX_LIMIT:
         raise ValueError(
-            f"{what} is {value[:20]!r}; it is a number above 0, at most {POWER_INDEX_LIMIT:g}"
+            f"{what} is {value[:20]!r}; it is a number from {POWER_INDEX_LEAST:g} to "
+            f"{POWER_INDEX_LIMIT:g}"
         )
     return number
 
@@ -129,7 +134,7 @@ def _full_part(what: str, value: str) -> float:
 
 
 def _port(what: str, value: str) -> int:
-    if not value.isdecimal() or not value.isascii() or not 1 <= int(value) <= 65535:
+    if not _WHOLE.match(value) or not 1 <= int(value) <= 65535:
         raise ValueError(f"{what} is {value[:20]!r}; ports are 1 to 65535")
     return int(value)
 
