@@ -1,12 +1,15 @@
-"""The state file: what it keeps, and what becomes of one that an older version wrote."""
+"""The state file: what it keeps, and what becomes of one that is old, damaged or no use."""
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from compilefarm.state import FILE_NAME, RememberedCompile, RememberedHost, StateFile
+import pytest
+
+from compilefarm.state import FILE_NAME, RememberedCompile, RememberedHost, StateError, StateFile
 
 COMPILES = [
     RememberedCompile("/d", "a.c", "fast", 1.5, 1000.0, 0.25),
@@ -52,3 +55,82 @@ def test_hosts_come_back_as_they_were(tmp_path: Path) -> None:
     with closing(StateFile(tmp_path)) as state:
         assert not state.begun
         assert state.hosts() == hosts[:1]
+
+
+def test_compiles_of_a_clock_that_was_ahead_give_way_to_later_ones(tmp_path: Path) -> None:
+    def compiled(at: float) -> RememberedCompile:
+        return RememberedCompile("/d", "a.c", "fast", 1.5, at)
+
+    with closing(StateFile(tmp_path)) as state:
+        for at in (9e9, 9e9 + 1, 1000.0, 1001.0):
+            state.save([compiled(at)], [], 2)
+    with closing(StateFile(tmp_path)) as state:
+        assert state.load(2) == [compiled(1000.0), compiled(1001.0)]
+
+
+def written(path: Path, script: str) -> None:
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript(script)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def made_a_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda path: path.write_text("no database"), "not a database"),
+        (cut, "malformed"),
+        (made_a_directory, "it is a directory"),
+        (lambda path: written(path, "PRAGMA user_version = 99"), "version 99 of it is newer"),
+        (lambda path: written(path, "PRAGMA user_version = -1"), "none of ours"),
+        (lambda path: written(path, "PRAGMA user_version = 1"), "duplicate column"),
+        (lambda path: written(path, "DROP TABLE host"), "no such table"),
+        (lambda path: written(path, "ALTER TABLE compile RENAME at TO x"), "no such column"),
+    ],
+)
+def test_a_file_that_is_no_use_is_set_aside(
+    tmp_path: Path, spoil: Callable[[Path], object], reason: str
+) -> None:
+    with closing(StateFile(tmp_path)) as state:
+        state.save(COMPILES, [], 5)
+    spoil(tmp_path / FILE_NAME)
+    with closing(StateFile(tmp_path)) as state:
+        assert state.set_aside is not None
+        assert reason in state.set_aside
+        assert state.load(5) == []
+        state.save(COMPILES, [], 5)
+    assert (tmp_path / f"{FILE_NAME}.aside-1").exists()
+    with closing(StateFile(tmp_path)) as state:
+        assert state.set_aside is None
+        assert state.load(5) == COMPILES
+
+
+def test_a_compile_that_makes_no_sense_is_passed_by(tmp_path: Path) -> None:
+    with closing(StateFile(tmp_path)) as state:
+        state.save(COMPILES, [], 5)
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as database, database:
+        database.executemany(
+            "INSERT INTO compile VALUES ('/d', ?, ?, ?, ?, ?)",
+            [
+                ("a.c", "fast", "soon", 1.0, 0.0),
+                ("a.c", "fast", 1.0, "then", 0.0),
+                ("a.c", "fast", 1.0, float("-inf"), 0.0),
+                ("a.c", "fast", 1.0, 1.0, 9.0),
+                ("a.c", b"\xff", 1.0, 1.0, 0.0),
+            ],
+        )
+    with closing(StateFile(tmp_path)) as state:
+        assert state.load(5) == COMPILES
+
+
+def test_what_an_administrator_has_to_put_right_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StateError, match=r"cannot make .*file: File exists; see --state-dir"):
+        StateFile(tmp_path / "file")

@@ -3,14 +3,17 @@
 It holds what compiles took, from which `learning` works everything else out again, and whether
 somebody said that a host is available, or is to be left out. Learning is
 worth a lot and a lease is worth more: whatever goes wrong with the disk loses learning, with a
-message, and never stops the server. A file that cannot be read, or that a newer version wrote, is
-set aside under another name and a new one is begun.
+message, and never stops the server. A file that cannot be read, that a newer version wrote or
+another program, is set aside under another name and a new one is begun. A row that makes no sense
+is passed by. Only what an administrator has to put right, such as a directory that we may not
+write to, keeps the server from starting.
 
 SQLite, because a half-written file after a power cut is its problem, which it has solved.
 """
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -46,9 +49,25 @@ _STEPS = (
 )
 VERSION = len(_STEPS)
 
+# What must be there, under these names, for a file of our version to be one of ours.
+_TABLES = (
+    "SELECT directory, source, host, took_s, at, crowding FROM compile LIMIT 0",
+    "SELECT name, declaration, address, available, reported FROM host LIMIT 0",
+)
+# SQLite lets a column hold anything, and a time beyond these is no time.
+_MAKES_SENSE = """
+    typeof(directory) = 'text' AND typeof(source) = 'text' AND typeof(host) = 'text'
+    AND typeof(took_s) = 'real' AND typeof(at) = 'real' AND abs(at) < 1e12
+    AND typeof(crowding) = 'real' AND crowding BETWEEN 0 AND 1
+"""
+
 
 class StateError(Exception):
     """The state cannot be kept; the text says what, where and what to do."""
+
+
+class DiskError(StateError):
+    """It cannot be kept now, for the disk is full or fails; later it may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,20 +104,28 @@ class StateFile:
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StateError(f"cannot make {directory}: {error.strerror}") from None
+            kind = DiskError if error.errno in (errno.ENOSPC, errno.EIO) else StateError
+            raise kind(f"cannot make {directory}: {error.strerror}; see --state-dir") from None
         try:
             self._open()
         except _UnusableError as error:
+            self.close()
             self._set_aside(str(error))
             self._open()
+        except StateError:
+            self.close()
+            raise
 
     def load(self, per_file: int) -> list[RememberedCompile]:
         """Return the compiles, oldest first; of each file at most the `per_file` latest."""
-        query = """
+        # The latest are those that were written last: a clock that was ahead for a day would
+        # otherwise have us keep the compiles of that day for ever, and drop all that come.
+        query = f"""
             SELECT directory, source, host, took_s, at, crowding FROM (
-                SELECT *, row_number() OVER (
-                    PARTITION BY directory, source ORDER BY at DESC) AS place FROM compile)
-            WHERE place <= ? ORDER BY at
+                SELECT *, rowid AS number, row_number() OVER (
+                    PARTITION BY directory, source ORDER BY rowid DESC) AS place
+                FROM compile WHERE {_MAKES_SENSE})
+            WHERE place <= ? ORDER BY at, number
         """
         try:
             return [RememberedCompile(*row) for row in self._database.execute(query, (per_file,))]
@@ -132,7 +159,7 @@ class StateFile:
                 )
                 self._database.executemany(
                     "DELETE FROM compile WHERE rowid IN (SELECT rowid FROM compile WHERE"
-                    " directory = ? AND source = ? ORDER BY at DESC LIMIT -1 OFFSET ?)",
+                    " directory = ? AND source = ? ORDER BY rowid DESC LIMIT -1 OFFSET ?)",
                     ((*file, per_file) for file in files),
                 )
                 self._database.executemany(
@@ -171,10 +198,13 @@ class StateFile:
             raise StateError(f"cannot write {self.path}: {error}") from None
 
     def close(self) -> None:
-        """Close the file."""
-        self._database.close()
+        """Close the file, if it was opened."""
+        if hasattr(self, "_database"):
+            self._database.close()
 
     def _open(self) -> None:
+        if self.path.is_dir():
+            raise _UnusableError("it is a directory")
         try:
             self._database = sqlite3.connect(
                 self.path, timeout=1.0, check_same_thread=False, isolation_level="IMMEDIATE"
@@ -183,21 +213,29 @@ class StateFile:
             self._database.execute("PRAGMA synchronous = NORMAL")
             version = self._database.execute("PRAGMA user_version").fetchone()[0]
             self.begun = version == 0
-            if version < VERSION:
+            if 0 <= version < VERSION:
                 self._database.executescript(
                     f"BEGIN; {''.join(_STEPS[version:])} PRAGMA user_version = {VERSION}; COMMIT;"
                 )
-            elif version != VERSION:
+            elif version < 0:
+                raise _UnusableError("it is none of ours")
+            elif version > VERSION:
                 raise _UnusableError(f"version {version} of it is newer than ours, {VERSION}")
             elif self._database.execute("PRAGMA quick_check").fetchone()[0] != "ok":
                 raise _UnusableError("it is damaged")
+            for query in _TABLES:
+                self._database.execute(query)
         except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise StateError(f"cannot open {self.path}: {error}") from None
+            # Of an extended code, the low byte is the kind.
+            kind = error.sqlite_errorcode & 0xFF
+            if kind in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+                raise DiskError(f"cannot open {self.path}: {error}") from None
+            # Where a statement is wrong, it met somebody else's tables.
+            if isinstance(error, sqlite3.OperationalError) and kind != sqlite3.SQLITE_ERROR:
+                raise StateError(f"cannot open {self.path}: {error}; see --state-dir") from None
             raise _UnusableError(str(error)) from None
 
     def _set_aside(self, reason: str) -> None:
-        self._database.close()
         number = 1
         while (aside := self.path.with_name(f"{FILE_NAME}.aside-{number}")).exists():
             number += 1
