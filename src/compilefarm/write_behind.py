@@ -16,13 +16,33 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from compilefarm.hosts_info import (
+    POWER_INDEX_LEAST,
+    POWER_INDEX_LIMIT,
+    SLOTS_LIMIT,
+    split_host,
+)
 from compilefarm.learning import COMPILES_OF_FILE, Compile, Learning
 from compilefarm.model import Availability, Declaration, Mode
-from compilefarm.state import RememberedCompile, RememberedHost, StateError, StateFile
+from compilefarm.state import (
+    DiskError,
+    RememberedCompile,
+    RememberedHost,
+    StateError,
+    StateFile,
+)
 
 WRITE_BEHIND_S = 5.0
 # For a disk that hangs: nobody is to wait for it any longer.
 WRITTEN_WITHIN_S = 1.0
+
+# Of what is kept of a host, the kind of each number, the lowest and the highest.
+_NUMBERS: dict[str, tuple[type[int] | type[float], float, float]] = {
+    "port": (int, 1, 65_535),
+    "slots": (int, 1, SLOTS_LIMIT),
+    "power_index": (float, POWER_INDEX_LEAST, POWER_INDEX_LIMIT),
+    "reserve_cpus": (float, 0, SLOTS_LIMIT),
+}
 
 log = logging.getLogger("host-server")
 
@@ -46,17 +66,23 @@ class WriteBehind:
         self._availability = availability
         self._changed: set[str] = set()
         self._writing = asyncio.Lock()
-        self._state: StateFile
+        self._state: StateFile | None = None  # None until the disk lets us open it
         self._epoch_offset_s = time.time() - asyncio.get_running_loop().time()
         self._failed = ""
 
     async def recall(self) -> None:
-        """Open the state and learn again from what was kept; raises `StateError`."""
-        self._state = await asyncio.to_thread(StateFile, self._directory)
-        if self._state.set_aside is not None:
-            log.warning("%s", self._state.set_aside)
+        """Open the state and learn again from what was kept; raises `StateError`.
+
+        A disk that is full or fails is not raised: there is nothing to recall then, and it is
+        opened once there is room.
+        """
+        try:
+            state = await self._opened()
+        except DiskError as error:
+            self._fail(error)
+            return
         now = time.time()
-        kept = self._state.load(COMPILES_OF_FILE)
+        kept = state.load(COMPILES_OF_FILE)
         self._learning.restore(
             [
                 Compile(
@@ -70,9 +96,9 @@ class WriteBehind:
                 for each in kept
             ]
         )
-        log.info("%s: learned from %d compiles", self._state.path, len(kept))
-        if not self._state.begun:
-            known = [_recalled(each) for each in self._state.hosts()]
+        log.info("%s: learned from %d compiles", state.path, len(kept))
+        if not state.begun:
+            known = [_recalled(each) for each in state.hosts()]
             self.earlier_life = tuple(each for each in known if each is not None)
 
     def availability_changed(self, name: str) -> None:
@@ -86,7 +112,7 @@ class WriteBehind:
                 async with asyncio.timeout(WRITTEN_WITHIN_S):
                     await self._write()
             except TimeoutError:
-                log.error("%s: writing takes too long", self._state.path)
+                log.error("%s: writing takes too long", self._directory)
 
     async def keep(self) -> None:
         """Write every few seconds, for ever."""
@@ -97,7 +123,22 @@ class WriteBehind:
     async def close(self) -> None:
         """Write what is left, and close."""
         await self._write()
-        self._state.close()
+        if self._state is not None:
+            self._state.close()
+
+    async def _opened(self) -> StateFile:
+        """Return the state, opened now where it was not yet; raises `StateError`."""
+        if self._state is None:
+            self._state = await asyncio.to_thread(StateFile, self._directory)
+            if self._state.set_aside is not None:
+                log.warning("%s", self._state.set_aside)
+        return self._state
+
+    def _fail(self, error: StateError) -> None:
+        """Tell of a failure, once as long as it is the same."""
+        if self._failed != str(error):
+            self._failed = str(error)
+            log.error("what is learned is not kept: %s", error)
 
     async def _write(self) -> None:
         """Write what is new; where that fails what was learned is lost, and said once."""
@@ -114,14 +155,13 @@ class WriteBehind:
             known = [_remembered(name, each) for name, each in hosts.items() if each is not None]
             unknown = [name for name, each in hosts.items() if each is None]
             try:
+                state = await self._opened()
                 if names:
-                    await asyncio.to_thread(self._state.save_hosts, known, unknown)
-                await asyncio.to_thread(self._state.save, remembered, forgotten, COMPILES_OF_FILE)
+                    await asyncio.to_thread(state.save_hosts, known, unknown)
+                await asyncio.to_thread(state.save, remembered, forgotten, COMPILES_OF_FILE)
             except StateError as error:
                 self._changed |= names
-                if self._failed != str(error):
-                    self._failed = str(error)
-                    log.error("what is learned is not kept: %s", error)
+                self._fail(error)
                 return
             if self._failed:
                 self._failed = ""
@@ -146,8 +186,12 @@ def _recalled(known: RememberedHost) -> Availability | None:
         words["types"] = frozenset(words["types"])
         words["compilers"] = frozenset(words["compilers"])
         words["mode"] = words["mode"] and Mode(words["mode"])
+        split_host(words["host"])
+        for key, (kind, low, high) in _NUMBERS.items():
+            if words[key] is not None and not low <= kind(words[key]) == words[key] <= high:
+                raise ValueError(f"{key} is {words[key]!r}")
         declaration = Declaration(**words)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         log.error("what was kept of %s makes no sense: %s", known.name, error)
         return None
     return Availability(declaration, known.address, known.available, known.reported)

@@ -1,0 +1,98 @@
+"""What survives, on its way to the disk and back: a disk that fails loses it, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compilefarm import write_behind
+from compilefarm.learning import Learning
+from compilefarm.model import Availability, Declaration
+from compilefarm.state import DiskError, RememberedHost, StateFile
+from compilefarm.write_behind import WriteBehind
+
+
+def behind(directory: Path, learning: Learning) -> WriteBehind:
+    return WriteBehind(directory, learning, lambda _: None)
+
+
+def learned(source: str) -> Learning:
+    learning = Learning()
+    learning.declare("h", 1.0)
+    learning.observe("/d", source, "h", 1.0, 1.0)
+    return learning
+
+
+def test_a_disk_that_was_full_at_the_start_is_used_once_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(_: Path) -> StateFile:
+        raise DiskError("cannot open it: database or disk is full")
+
+    async def live() -> None:
+        learning = learned("lost.c")
+        keeper = behind(tmp_path, learning)
+        with monkeypatch.context() as patched:
+            patched.setattr(write_behind, "StateFile", full)
+            await keeper.recall()
+            await keeper._write()
+        assert caplog.text.count("disk is full") == 1
+        learning.observe("/d", "kept.c", "h", 1.0, 2.0)
+        await keeper.close()
+
+    async def live_again() -> None:
+        learning = Learning()
+        keeper = behind(tmp_path, learning)
+        await keeper.recall()
+        learning.declare("h", 1.0)
+        assert learning.cost("/d", "kept.c") is not None
+        await keeper.close()
+
+    asyncio.run(live())
+    asyncio.run(live_again())
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        {"host": 5},
+        {"host": ""},
+        {"port": 70_000},
+        {"slots": "many"},
+        {"slots": 2.5},
+        {"slots": 0},
+        {"power_index": 0.0},
+        {"power_index": "fast"},
+        {"mode": "lazy"},
+        {"colour": "blue"},
+    ],
+)
+def test_what_was_kept_of_a_host_and_makes_no_sense_is_passed_by(
+    tmp_path: Path, spoilt: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    words = asdict(Declaration("desk1", slots=4)) | {"types": [], "compilers": [], "mode": None}
+    state = StateFile(tmp_path)
+    state.save_hosts(
+        [
+            RememberedHost("desk1", json.dumps(words), "10.0.0.1", True, False),
+            RememberedHost("desk2", json.dumps(words | spoilt), "10.0.0.2", True, False),
+        ],
+        [],
+    )
+    state.close()
+
+    async def recalled() -> tuple[Availability, ...] | None:
+        keeper = behind(tmp_path, Learning())
+        await keeper.recall()
+        await keeper.close()
+        return keeper.earlier_life
+
+    assert asyncio.run(recalled()) == (
+        Availability(Declaration("desk1", slots=4), "10.0.0.1", True, False),
+    )
+    assert "what was kept of desk2 makes no sense" in caplog.text
