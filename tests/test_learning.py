@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 
@@ -137,6 +138,30 @@ def test_what_was_kept_is_learned_again() -> None:
     again.declare("odd", 6.0)
     assert learned(again, 60) == pytest.approx(learned(first, 60), rel=0.3)
     assert len(again.outlook("/d")) == 60
+
+
+def test_speeds_are_learned_again_whichever_host_comes_first() -> None:
+    """A pinned host holds the scale, and where it comes last it puts right those before it."""
+    said = {"a": (1.0, False), "b": (1.0, False), "pinned": (3.0, True)}
+    real = {"a": 6.0, "b": 2.0, "pinned": 3.0}
+    chance = random.Random(6)
+    first = Learning()
+    for host, (power_index, pinned) in said.items():
+        first.declare(host, power_index, pinned)
+    for build in range(12):
+        for n in range(60):
+            host = list(real)[(n + build) % 3]
+            took_s = (n + 1) / real[host] * math.exp(chance.gauss(0.0, 0.05))
+            first.observe("/d", f"{n}.c", host, took_s, build * 100.0 + n)
+    compiles, _ = first.unsaved()
+    for order in itertools.permutations(said):
+        again = Learning()
+        again.restore(compiles)
+        for host in order:
+            again.declare(host, *said[host])
+        for _ in range(3):  # as often as each host reports its load in six seconds
+            speeds = {host: again.speed(host) for host in said}
+        assert speeds == pytest.approx(real, rel=0.1)
 
 
 def test_memory_is_believed_at_once_when_it_is_more() -> None:

@@ -111,6 +111,9 @@ class _Host:
     told_crowding: float = 0.0
     measured_at: float = -math.inf  # when a compile last said something of its speed
     unfitted: int = 0  # compiles since the last fit
+    unsettled: bool = (
+        False  # a host that says something of this one was declared since the last fit
+    )
     seen: deque[_Seen] = field(default_factory=lambda: deque(maxlen=COMPILES_OF_HOST))
 
 
@@ -166,6 +169,7 @@ class Learning:
             self._turns.append(known)
         elif known.weight == UNDECLARED:
             known.mean, known.weight = declared, _weight(PRIOR_SD**2)
+            self._unsettle_others(known)
         elif (known.declared, known.pinned) == (declared, pinned):
             return
         known.declared, known.pinned = declared, pinned
@@ -179,7 +183,10 @@ class Learning:
 
     def speed(self, host: str) -> float:
         """Return a declared host's speed with slots to spare; the slowest machine's is about 1."""
-        return math.exp(self._hosts[host].told)
+        known = self._hosts[host]
+        if known.unsettled:
+            self._settle(known)
+        return math.exp(known.told)
 
     def full_part(self, host: str) -> float:
         """Return the part of its speed that a slot of a host keeps when all slots are in use."""
@@ -345,9 +352,29 @@ class Learning:
                 moved.append(host.name)
         return moved
 
+    def _unsettle_others(self, host: _Host) -> None:
+        """Have the hosts that compiled the same files fitted again when next somebody asks.
+
+        After a restart hosts are declared one by one. Those that come first are fitted to the few
+        that are there, which may be wrong by a factor: a pinned one that comes last puts it right.
+        """
+        for seen in host.seen:
+            for other in seen.file.seen:
+                if other.host is not host and other.host.weight != UNDECLARED:
+                    other.host.unsettled = True
+                    other.host.unfitted = COMPILES_OF_HOST
+
+    def _settle(self, host: _Host) -> None:
+        """Fit a host anew to what is known by now; a move has the others fitted again in turn."""
+        self._fit(host, max((seen.at for seen in host.seen), default=0.0))
+        if abs(host.mean - host.told) >= TOLD_FROM:
+            self._unsettle_others(host)
+        host.told, host.told_crowding = host.mean, host.crowding
+
     def _fit(self, host: _Host, now: float) -> None:
         """Fit a host's speed, and what crowding costs it, to what others say of its files."""
         host.unfitted = 0
+        host.unsettled = False
         if host.pinned:
             return
         says: list[_Said] = []
