@@ -46,6 +46,13 @@ def test_a_row_has_what_is_known_of_a_lease() -> None:
     }
 
 
+def test_no_compile_takes_longer_than_its_lease() -> None:
+    file = io.StringIO(newline="")
+    Recorder(file, 100.0).write(lease(), Outcome(exit=0, wall_s=86_400.0, cpu_s=0.0), 105.0)
+    [row] = rows(file.getvalue())
+    assert (row["wall_s"], row["compile_s"]) == ("3.0000", "12.0000")
+
+
 @pytest.mark.parametrize(
     ("outcome", "exit_status", "ending"),
     [

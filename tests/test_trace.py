@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from compilefarm.trace import ForeignLoad, TracedFile, TraceError, parse_load, parse_trace
+from compilefarm.trace import (
+    ForeignLoad,
+    TracedFile,
+    TracedLease,
+    TraceError,
+    parse_load,
+    parse_record,
+    parse_trace,
+)
 
 HEADER = "source,preprocess_s,compile_s\n"
 
@@ -25,6 +33,10 @@ def test_a_trace_is_read_by_the_names_of_its_columns() -> None:
         (HEADER + "a.c,0,nan\n", "t.csv:2: column compile_s: 'nan' is not a number"),
         (HEADER + "a.c,0,soon\n", "t.csv:2: column compile_s: 'soon' is not a number"),
         (HEADER + "a.c,0,1e9\n", "t.csv:2: column compile_s: 1e9 is over a day"),
+        (HEADER + "a.c,0,1e400\n", "t.csv:2: column compile_s: '1e400' is not a number"),
+        (HEADER + "a.c,0,1_0\n", "t.csv:2: column compile_s: '1_0' is not a number"),
+        (HEADER + "a.c,0,5e-324\n", "t.csv:2: column compile_s: 5e-324 is below a microsecond"),
+        ("source,compile_s,source\n", "t.csv:1: column source: comes twice"),
         (HEADER + ",0,1\n", "t.csv:2: column source: is empty"),
         (HEADER + "a.c,0\n", "t.csv:2: 2 columns where 3 are named"),
     ],
@@ -33,6 +45,17 @@ def test_what_is_wrong_in_a_trace_is_named(text: str, says: str) -> None:
     with pytest.raises(TraceError) as error:
         parse_trace(text, "t.csv")
     assert str(error.value) == says
+
+
+def test_a_trace_may_come_from_a_spreadsheet() -> None:
+    text = "\ufeffsource,compile_s\r\na.c,1\r\n"
+    assert parse_trace(text, "t.csv") == [TracedFile("a.c", 1.0)]
+
+
+@pytest.mark.parametrize("source", ["a\fb.c", "a\u2028b.c", "a\x1cb.c", '"a\nb.c"'])
+def test_a_name_may_have_anything_in_it(source: str) -> None:
+    [file] = parse_trace(f"source,compile_s\n{source},1\n", "t.csv")
+    assert file.source == source.strip('"')
 
 
 def test_load_comes_in_the_order_of_time() -> None:
@@ -45,3 +68,14 @@ def test_load_comes_in_the_order_of_time() -> None:
 def test_a_record_is_read_though_a_compile_was_over_at_once() -> None:
     text = "source,compile_s,ending\na.c,0.0000,done\nb.c,1,failed\n"
     assert parse_trace(text, "r.csv") == [TracedFile("a.c", 0.0001)]
+
+
+def test_a_record_is_read_though_a_client_said_little() -> None:
+    text = (
+        "source,compile_s,user,dir,arrived_s,granted_s,ended_s,ending\n"
+        ",200000,10.0.0.1,,0,0,20,done\n"  # twenty seconds, on a host of power index 10,000
+    )
+    assert parse_record(text, "r.csv") == [
+        TracedLease("", 200_000.0, "10.0.0.1", "", 0.0, 0.0, 20.0)
+    ]
+    assert parse_trace(text, "r.csv") == [TracedFile("", 200_000.0)]

@@ -55,11 +55,14 @@ class Recorder:
         """Write one lease's row, and flush; raises OSError where the disk is full.
 
         `compile_s` is the remote part scaled to a machine of power index 1: the wall time without
-        the builder's own CPU time, which is preprocessing, times the host's power index.
+        the builder's own CPU time, which is preprocessing, times the host's power index. What a
+        client says of its time is believed as far as the lease lasted: its clock may have jumped.
         """
         request, host = lease.request, lease.host
         preprocess_s = outcome.cpu_s or 0.0
-        wall_s = outcome.wall_s if outcome.wall_s is not None else ended - lease.granted
+        wall_s = leased_s = ended - lease.granted
+        if outcome.wall_s is not None:
+            wall_s = min(outcome.wall_s, leased_s)
         compile_s = max(0.0, wall_s - preprocess_s) * host.power_index
         self._writer.writerow(
             (

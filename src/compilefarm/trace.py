@@ -9,13 +9,25 @@ line and column where it cannot; it opens nothing.
 from __future__ import annotations
 
 import csv
+import io
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from compilefarm.hosts_info import POWER_INDEX_LIMIT
+
 # A compile that took longer than a day is a clock that jumped.
 LONGEST_S = 86_400.0
+# A record has what a compile took times a power index, which may be this large.
+LONGEST_RECORDED_S = LONGEST_S * POWER_INDEX_LIMIT
 SHORTEST_S = 1e-4  # stands for what a record, with four decimals, shows as 0
+LEAST_S = 1e-6  # less, and the figures that come of it mean nothing
+
+# Python takes 1_000, and the digits of all scripts, for numbers as well.
+_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?\Z")
+# What spreadsheets put before the text of a file.
+_BYTE_ORDER_MARK = "\ufeff"
 
 
 class TraceError(ValueError):
@@ -56,7 +68,7 @@ def parse_trace(text: str, file: str) -> list[TracedFile]:
     Raises `TraceError` when there is none, a column is missing, or a number is none or not above 0.
     """
     rows = [
-        TracedFile(row.text("source"), row.cost_s())
+        TracedFile(row.said("source"), row.cost_s())
         for row in _rows(text, file, ("source", "compile_s"))
         if row.is_done()
     ]
@@ -73,10 +85,10 @@ def parse_record(text: str, file: str) -> list[TracedLease]:
     columns = ("source", "compile_s", "user", "dir", "arrived_s", "granted_s", "ended_s")
     leases = [
         TracedLease(
-            row.text("source"),
+            row.said("source"),
             row.cost_s(),
             row.text("user"),
-            row.text("dir"),
+            row.said("dir"),
             row.number("arrived_s"),
             row.number("granted_s"),
             row.number("ended_s"),
@@ -106,6 +118,14 @@ class _Row:
     where: str
     values: dict[str, str]
 
+    @property
+    def _recorded(self) -> bool:
+        return "ending" in self.values
+
+    def said(self, column: str) -> str:
+        """Return what a client said of its compile; in a record, it may have said nothing."""
+        return self.values[column] if self._recorded else self.text(column)
+
     def text(self, column: str) -> str:
         value = self.values[column]
         if not value:
@@ -114,30 +134,36 @@ class _Row:
 
     def number(self, column: str, above: float | None = None) -> float:
         value = self.values[column]
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
+        number = float(value) if _NUMBER.match(value) else math.nan
         if not math.isfinite(number):
             raise TraceError(f"{self.where}: column {column}: {value[:40]!r} is not a number")
         if number < 0 or (above is not None and number <= above):
             least = "0 or more" if above is None else f"above {above:g}"
             raise TraceError(f"{self.where}: column {column}: {value[:40]} is not {least}")
-        if column.endswith("compile_s") and number > LONGEST_S:
-            raise TraceError(f"{self.where}: column {column}: {value[:40]} is over a day")
         return number
 
     def cost_s(self) -> float:
-        if "ending" in self.values and self.number("compile_s") == 0.0:
+        if self._recorded and self.number("compile_s") == 0.0:
             return SHORTEST_S
-        return self.number("compile_s", above=0.0)
+        cost_s = self.number("compile_s", above=0.0)
+        wrong = ""
+        if cost_s > (LONGEST_RECORDED_S if self._recorded else LONGEST_S):
+            wrong = "over a day"
+        elif cost_s < LEAST_S:
+            wrong = "below a microsecond"
+        if wrong:
+            said = self.values["compile_s"]
+            raise TraceError(f"{self.where}: column compile_s: {said[:40]} is {wrong}")
+        return cost_s
 
     def is_done(self) -> bool:
         return self.values.get("ending", "done") == "done"
 
 
 def _rows(text: str, file: str, columns: tuple[str, ...]) -> Iterator[_Row]:
-    reader = csv.reader(text.splitlines(), strict=True)
+    # Not by splitlines, for which a form feed in a name ends the line.
+    lines = io.StringIO(text.removeprefix(_BYTE_ORDER_MARK), newline="")
+    reader = csv.reader(lines, strict=True)
     try:
         header = next(reader, None)
         if not header or not any(header):
@@ -145,6 +171,8 @@ def _rows(text: str, file: str, columns: tuple[str, ...]) -> Iterator[_Row]:
         for column in columns:
             if column not in header:
                 raise TraceError(f"{file}:1: column {column}: is missing")
+            if header.count(column) > 1:
+                raise TraceError(f"{file}:1: column {column}: comes twice")
         for values in reader:
             if not values:
                 continue
