@@ -8,6 +8,7 @@ import random
 
 import pytest
 
+from compilefarm import learning as learning_module
 from compilefarm.learning import COMPILES_OF_HOST, Learning, crowding, wild
 
 WILD = [0.0, -1.0, math.nan, math.inf, 365 * 86_400.0, 1e-9]
@@ -138,6 +139,26 @@ def test_what_was_kept_is_learned_again() -> None:
     again.declare("odd", 6.0)
     assert learned(again, 60) == pytest.approx(learned(first, 60), rel=0.3)
     assert len(again.outlook("/d")) == 60
+
+
+def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learning_module, "FILES_LIMIT", 10)
+    learning = Learning()
+    learning.declare("h", 1.0)
+    for n in range(5):
+        learning.observe("/rests", f"{n}.c", "h", 1.0, float(n))
+    for n in range(9):
+        learning.observe("/d", f"{n}.c", "h", 1.0, 10.0 + n)
+    assert learning.outlook("/rests") == {}
+    learning.build_ended("/d", dict.fromkeys(f"{n}.c" for n in range(9)), 1)
+    learning.observe("/d", "0.c", "h", 1.0, 20.0)
+    for n in range(9, 12):
+        learning.observe("/d", f"{n}.c", "h", 1.0, 20.0 + n)
+    assert learning.cost("/d", "0.c") is not None
+    assert learning.cost("/d", "2.c") is None
+    assert list(learning.outlook("/d")) == ["0.c", *(f"{n}.c" for n in range(3, 9))]
+    _, forgotten = learning.unsaved()
+    assert forgotten == [*(("/rests", f"{n}.c") for n in range(5)), ("/d", "1.c"), ("/d", "2.c")]
 
 
 def test_speeds_are_learned_again_whichever_host_comes_first() -> None:

@@ -121,7 +121,7 @@ class _Host:
 class _Directory:
     """What is remembered of the builds in one directory."""
 
-    files: dict[str, _File] = field(default_factory=dict)
+    files: dict[str, _File] = field(default_factory=dict)  # the least recently compiled first
     last_build: dict[str, None] = field(default_factory=dict)  # sources, in the order of asking
     jobs: int = 0
     memory_mb: float = 0.0
@@ -311,11 +311,12 @@ class Learning:
         self._use(compiled.directory, directory)
         host = self._hosts[compiled.host]
         log_s = math.log(compiled.took_s)
-        file = directory.files.get(compiled.source)
+        file = directory.files.pop(compiled.source, None)
         if file is None:
-            file = directory.files[compiled.source] = _File()
+            file = _File()
             self._files += 1
-            self._forget_oldest()
+        directory.files[compiled.source] = file
+        self._forget_oldest()
         seen = _Seen(file, host, log_s, compiled.at, compiled.crowding)
         if host.seen and compiled.at - host.seen[-1].at > DAY_S:
             host.unfitted = COMPILES_OF_HOST  # what it says now counts for more than all before
@@ -330,9 +331,16 @@ class Learning:
             self._directories[name] = directory
 
     def _forget_oldest(self) -> None:
-        while self._files > FILES_LIMIT and len(self._directories) > 1:
-            name = next(iter(self._directories))
-            sources = self._directories.pop(name).files
+        """Keep within the limit: forget the directory that rested longest, of an only one files."""
+        while self._files > FILES_LIMIT:
+            name, oldest = next(iter(self._directories.items()))
+            if len(self._directories) > 1:
+                del self._directories[name]
+                sources = list(oldest.files)
+            else:
+                sources = [next(iter(oldest.files))]
+                del oldest.files[sources[0]]
+                oldest.last_build.pop(sources[0], None)
             self._files -= len(sources)
             self._forgotten.extend((name, source) for source in sources)
 
