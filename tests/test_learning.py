@@ -115,6 +115,16 @@ def test_one_compile_that_went_wrong_is_outvoted() -> None:
     assert learning.speed("odd") == pytest.approx(before, rel=0.1)
 
 
+@pytest.mark.parametrize("took_s", [0.003, 300.0])
+def test_one_compile_out_of_a_cache_hardly_changes_a_cost(took_s: float) -> None:
+    learning = Learning()
+    learning.declare("h", 1.0)
+    for n in range(5):
+        learning.observe("/d", "a.c", "h", 1.0, float(n))
+    learning.observe("/d", "a.c", "h", took_s, 5.0)
+    assert learning.cost("/d", "a.c") == pytest.approx(1.0, rel=0.15)
+
+
 def test_a_build_is_remembered_in_its_order() -> None:
     learning = Learning()
     learning.declare("h", 1.0)

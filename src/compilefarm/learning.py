@@ -39,6 +39,7 @@ PRIOR_SD = 1.0  # of a declared power index: factors of 3 do occur
 HUBER = 2.0  # deviations beyond which a surprise counts for less
 COMPILES_OF_FILE = 5
 COMPILES_OF_HOST = 48
+FAR_OFF = 0.5  # of one compile of a file from the middle one: 65 %
 CROWDING_SD = 0.3  # of what crowding costs a host of which nothing is known
 CROWDING_LIMIT = math.log(4.0)
 # Compiles of one file on one host say what crowding costs when they differ in it by this much; what
@@ -491,10 +492,26 @@ def _weight(variance: float) -> float:
 
 
 def _cost_of(file: _File) -> float:
-    """Return what a file costs: the mean of its compiles, each as sure as its host is."""
+    """Return what a file costs: the mean of its compiles, each as sure as its host is.
+
+    One that is far from the middle one of them counts as if it were less far: it came out of a
+    cache, or its machine stood still meanwhile.
+    """
     total = weights = 0.0
+    least, most = math.inf, -math.inf
     for seen in file.seen:
         host = seen.host
-        total += host.weight * (seen.alone_log_s + host.mean)
+        log_s = seen.alone_log_s + host.mean
+        total += host.weight * log_s
         weights += host.weight
+        if log_s < least:
+            least = log_s
+        if log_s > most:
+            most = log_s
+    if most - least > FAR_OFF and len(file.seen) > 2:  # seldom
+        said = [(seen.alone_log_s + seen.host.mean, seen.host.weight) for seen in file.seen]
+        middle = sorted(said)[len(said) // 2][0]
+        total = sum(
+            weight * min(max(middle - FAR_OFF, log_s), middle + FAR_OFF) for log_s, weight in said
+        )
     return math.exp(total / weights)
