@@ -55,7 +55,7 @@ from compilefarm.agent import loadavg
 from compilefarm.agent.machine import ProcMachine
 ProcMachine.busy_cpu_s = lambda machine: {"cpu0": 0.0, "cpu1": 0.0}
 ProcMachine.load_averages = lambda machine: (0.0, 0.0, 0.0)
-ProcMachine.cpu_pressure = lambda machine: None
+ProcMachine.cpu_stalled_s = lambda machine: None
 ProcMachine.memory_mb = lambda machine: (8000.0, 8000.0)
 sys.exit(loadavg.main())
 """

@@ -120,7 +120,7 @@ class ProcDirectory:
         self.cpus([0, 0])
         self.write("loadavg", "0.00 0.00 0.00 1/100 1000\n")
         self.write("meminfo", "MemTotal: 2048000 kB\nMemFree: 1 kB\nMemAvailable: 1024000 kB\n")
-        self.write("pressure/cpu", "some avg10=25.00 avg60=0.00 avg300=0.00 total=1\n")
+        self.stalled(0.0)
 
     def write(self, name: str, text: str | bytes) -> None:
         """Write one file, at once as seen by a reader."""
@@ -129,6 +129,11 @@ class ProcDirectory:
         new = self.path / ".new"
         new.write_bytes(text if isinstance(text, bytes) else text.encode())
         new.rename(file)
+
+    def stalled(self, stalled_s: float) -> None:
+        """Have some task wait for a CPU for so long since boot."""
+        figures = f"avg10=99.00 avg60=99.00 avg300=99.00 total={int(1e6 * stalled_s)}"
+        self.write("pressure/cpu", f"some {figures}\nfull {figures}\n")
 
     def remove(self, name: str) -> None:
         """Remove one file."""

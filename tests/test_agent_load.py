@@ -45,7 +45,6 @@ def test_what_is_not_distccds_is_foreign(rig: Rig) -> None:
     assert (report.cpus, report.own_cpus, report.foreign_cpus) == (2, 1.25, 0.25)
     assert report.distccd == "running"
     assert (report.memory_free_mb, report.memory_total_mb) == (1000, 2000)
-    assert report.cpu_pressure == 0.25
 
 
 def test_the_largest_compile_tells_what_one_needs(rig: Rig) -> None:
@@ -63,6 +62,17 @@ def test_a_window_lasts_from_report_to_report(rig: Rig) -> None:
     assert rig.read(2.0).foreign_cpus == 0.5
     rig.meter.begin_window()
     assert rig.read(3.0).foreign_cpus == 0.0
+
+
+def test_pressure_is_that_of_the_window(rig: Rig) -> None:
+    rig.proc.stalled(0.5)
+    assert rig.read(2.0).cpu_pressure == 0.25
+    rig.proc.stalled(9.0)  # a clock that was wrong is held to the time that passed
+    assert rig.read(4.0).cpu_pressure == 0.625
+    rig.meter.begin_window()
+    assert rig.read(6.0).cpu_pressure == 0.0
+    rig.proc.remove("pressure/cpu")
+    assert rig.read(8.0).cpu_pressure is None
 
 
 def test_a_meter_without_distccd_calls_everything_foreign(tmp_path: Path) -> None:

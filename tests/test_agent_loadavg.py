@@ -36,7 +36,7 @@ def test_it_registers_first_and_then_reports(tmp_path: Path) -> None:
         assert load.integer("cpus", 0) == 3
         assert load.number("foreign_cpus", 9) == 0
         assert load.number("memory_total_mb", 0) == 2000
-        assert load.number("cpu_pressure", 0) == 0.25
+        assert load.number("cpu_pressure", 9) == 0
         server.hang_up()
         add = server.told("add")
         assert (add.text("slots"), add.text("power_index"), add.text("types")) == ("2", "3", "a")

@@ -30,7 +30,8 @@ def test_the_made_up_machine_is_read(proc: ProcDirectory) -> None:
     assert machine.cpus(2) == (2, 2)
     assert machine.load_averages() == (1.5, 0.25, 0.1)
     assert machine.memory_mb() == (1000.0, 2000.0)
-    assert machine.cpu_pressure() == 0.25
+    proc.stalled(1.25)
+    assert machine.cpu_stalled_s() == 1.25
 
 
 def test_waiting_for_a_disk_is_idle_and_stolen_time_is_busy(proc: ProcDirectory) -> None:
@@ -60,7 +61,7 @@ def test_a_process_is_read_whatever_its_name(proc: ProcDirectory) -> None:
         ("loadavg", "-1 0 0\n"),
         ("meminfo", "MemTotal: 10 kB\n"),
         ("meminfo", "MemTotal: 10 kB\nMemAvailable: many kB\n"),
-        ("pressure/cpu", "some avg10=101 total=1\n"),
+        ("pressure/cpu", "some avg10=1 total=1.5\n"),
         ("pressure/cpu", "full avg10=1 total=1\n"),
     ],
 )
@@ -79,7 +80,7 @@ def test_what_is_missing_is_named(proc: ProcDirectory, name: str) -> None:
 
 def test_a_kernel_without_pressure_is_no_error(proc: ProcDirectory) -> None:
     proc.remove("pressure/cpu")
-    assert ProcMachine(proc.path).cpu_pressure() is None
+    assert ProcMachine(proc.path).cpu_stalled_s() is None
 
 
 @given(
@@ -101,7 +102,7 @@ def read_all(machine: ProcMachine) -> None:
     machine.busy_cpu_s()
     machine.load_averages()
     machine.memory_mb()
-    machine.cpu_pressure()
+    machine.cpu_stalled_s()
 
 
 def test_both_ways_to_read_this_machine_agree() -> None:
@@ -116,7 +117,7 @@ def test_both_ways_to_read_this_machine_agree() -> None:
     assert files.busy_cpu_s().keys() <= library.busy_cpu_s().keys()
     assert pid in library.pids()
     assert library.process(2**22 + 1) is None
-    assert library.cpu_pressure() is None
+    assert library.cpu_stalled_s() is None
     assert len(library.load_averages()) == 3
     assert library.cpus(3) == (min(3, available_cpus()), 3)
 

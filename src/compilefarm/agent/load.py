@@ -60,7 +60,7 @@ class Report:
 
         That is another state of distccd, a quarter of a CPU or a tenth of all of them, whichever
         is more, or a tenth of the memory: less is noise, and a scheduler's decision would not
-        change with it.
+        change with it. Pressure has time until the next report: a compile that begins raises it.
         """
         if (self.cpus, self.distccd) != (last.cpus, last.distccd):
             return True
@@ -95,12 +95,13 @@ class Meter:
         self._damped = [0.0, 0.0, 0.0]
         self._at_s: float | None = None
         self._busy_s: Mapping[str, float] | None = None
+        self._stalled_s: float | None = None
         self._members: Tree = {}
         self.begin_window()
 
     def begin_window(self) -> None:
         """Let what follows be measured from the last reading on."""
-        self._window_s = self._window_own_s = self._window_foreign_s = 0.0
+        self._window_s = self._window_own_s = self._window_foreign_s = self._window_stalled_s = 0.0
 
     def read(self, now_s: float) -> Report:
         """Take a reading; return the report on the window, which it ends for now.
@@ -117,6 +118,7 @@ class Meter:
         self._window_s += passed_s
         self._window_own_s += own_s
         self._window_foreign_s += foreign_s
+        pressure = self._pressure(passed_s)
         own = self._damp(passed_s)
         nothing_known = (own[0] + self._all_cpus, own[1] + self._all_cpus, own[2] + self._all_cpus)
         loads = self._or_complain(self._machine.load_averages, nothing_known)
@@ -139,7 +141,7 @@ class Meter:
             memory_total_mb=int(memory_mb[1]) if memory_mb else None,
             compiles=compiles(members, self._tree.root_pid) if self._tree else None,
             compile_memory_mb=self._compile_memory_mb(),
-            cpu_pressure=self._or_complain(self._machine.cpu_pressure, None),
+            cpu_pressure=pressure,
             distccd=self._distccd(),
         )
 
@@ -166,6 +168,18 @@ class Meter:
         # we may not use are taken.
         not_ours_s = (len(self._busy_s) - usable) * passed_s
         return max(0.0, busy_s - own_s - not_ours_s), usable / all_cpus
+
+    def _pressure(self, passed_s: float) -> float | None:
+        """Return the share of the window in which some task waited for a CPU; None if unknown."""
+        before, self._stalled_s = (
+            self._stalled_s,
+            self._or_complain(self._machine.cpu_stalled_s, None),
+        )
+        if self._stalled_s is None:
+            return None
+        if before is not None:
+            self._window_stalled_s += min(passed_s, max(0.0, self._stalled_s - before))
+        return self._window_stalled_s / (self._window_s or 1.0)
 
     def _damp(self, passed_s: float) -> tuple[float, float, float]:
         wanting = sum(process.state in "RD" for process in self._members.values())

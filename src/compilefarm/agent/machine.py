@@ -44,8 +44,8 @@ class Machine(ProcessSource, Protocol):
     def memory_mb(self) -> tuple[float, float]:
         """Return what a program could have without swapping, and all memory, in MiB."""
 
-    def cpu_pressure(self) -> float | None:
-        """Return the share of the last 10 s in which a task waited for a CPU; None if unknown."""
+    def cpu_stalled_s(self) -> float | None:
+        """Return the seconds since boot in which some task waited for a CPU; None if unknown."""
 
 
 def this_machine(procfs: Path | None = None) -> Machine:
@@ -183,20 +183,25 @@ class ProcMachine:
             name = missing.args[0]
             raise Unreadable(f"{self._directory}/meminfo has no size of {name}") from None
 
-    def cpu_pressure(self) -> float | None:
-        """Return the share of the last 10 s in which a task waited for a CPU; None if unknown."""
+    def cpu_stalled_s(self) -> float | None:
+        """Return the seconds since boot in which some task waited for a CPU; None if unknown.
+
+        The kernel has averages, too; but the shortest one still tells of a stall 10 s afterwards.
+        """
         try:
             text = self._read("pressure/cpu")
         except Unreadable:
             return None  # a kernel without it is nothing to complain about
         try:
             words = next(line for line in text.splitlines() if line.startswith("some ")).split()
-            share = float(dict(word.split("=") for word in words[1:])["avg10"]) / 100
+            total_us = dict(word.split("=") for word in words[1:])["total"]
         except (ValueError, KeyError, StopIteration):
-            share = math.nan
-        if not 0 <= share <= 1:
-            raise Unreadable(f"{self._directory}/pressure/cpu has no 'some avg10=' from 0 to 100")
-        return share
+            total_us = ""
+        if not (total_us.isascii() and total_us.isdecimal() and len(total_us) < 20):
+            raise Unreadable(
+                f"{self._directory}/pressure/cpu has no 'some … total=' in whole numbers"
+            )
+        return int(total_us) / 1e6
 
     def _read(self, name: str) -> str:
         try:

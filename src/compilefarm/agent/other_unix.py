@@ -75,6 +75,6 @@ class OtherUnix:
             raise Unreadable(f"memory: {error}") from None
         return memory.available / 2**20, memory.total / 2**20
 
-    def cpu_pressure(self) -> float | None:
+    def cpu_stalled_s(self) -> float | None:
         """Return None: no other system tells it."""
         return None
