@@ -50,6 +50,7 @@ case $* in
     *$REFUSED*) echo "it does not like $REFUSED" >&2; exit 1 ;;
 esac
 for last; do file=$previous; previous=$last; [ "$last" = -o ] && source=$file; done
+: > "$last"
 [ -s "$source" ] || exit 0
 [ -z "$ENDLESS" ] || { sleep 60 & echo $! > "$ENDLESS"; wait; exit; }
 i=0; while [ $i -lt 9000 ]; do i=$((i + 1)); done
@@ -239,7 +240,19 @@ def test_the_latest_counts_and_old_ones_go(cache: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[", "{}", "[1]", "[{}]", '{"a": 1}', "\xff", '[{"subject": {"cpu": 1}}]', "3"]
+    "text",
+    [
+        "",
+        "[",
+        "[" * 99_999,
+        "{}",
+        "[1]",
+        "[{}]",
+        '{"a": 1}',
+        "\xff",
+        '[{"subject": {"cpu": 1}}]',
+        "3",
+    ],
 )
 def test_a_damaged_cache_is_an_empty_one(cache: Path, text: str) -> None:
     cache.parent.mkdir()
@@ -250,7 +263,7 @@ def test_a_damaged_cache_is_an_empty_one(cache: Path, text: str) -> None:
     assert power_index.recall(compiler, 4) == MEASUREMENT
 
 
-@pytest.mark.parametrize("speed", ["NaN", "-1", "0", "Infinity", '"x"'])
+@pytest.mark.parametrize("speed", ["NaN", "-1", "0", "1e9", "Infinity", '"x"'])
 def test_a_cached_speed_that_is_none_is_not_used(cache: Path, speed: str) -> None:
     power_index.remember(MEASUREMENT)
     cache.write_text(cache.read_text().replace("2.3456", speed))
@@ -290,6 +303,7 @@ def test_without_a_cxx_compiler_c_is_measured(environment: dict[str, str]) -> No
         ((), {"PATH": "/nonexistent"}, "no C compiler (cc, gcc, clang) on PATH; install gcc"),
         (("--compiler", "nocc"), {}, "nocc is no compiler on PATH; name another with --compiler"),
         (("--compiler", "/bin/false"), {}, "/bin/false --version fails; name another compiler"),
+        (("--compiler", "/bin/true"), {}, "/bin/true does not compile: it leaves no object file;"),
         ((), {"REFUSED": "cpp-output"}, "built-in sources: it does not like cpp-output; name "),
     ],
 )

@@ -328,6 +328,11 @@ class Workshop:
                 f"{self._compiler} does not compile the built-in sources: {words}; "
                 "name another compiler with --compiler"
             )
+        if not (self._path / f"slot{slot}.o").exists():
+            raise BenchmarkError(
+                f"{self._compiler} does not compile: it leaves no object file; "
+                "name another compiler with --compiler"
+            )
         return slot, usage.ru_utime + usage.ru_stime
 
     def _end_all(self) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import sys
 import tempfile
@@ -42,6 +41,7 @@ from compilefarm.agent.options import (
     this_host,
     whole_number,
 )
+from compilefarm.hosts_info import POWER_INDEX_LEAST, POWER_INDEX_LIMIT
 
 ROUNDS_DEFAULT = 5
 # A quick measurement is one round of one source for each language.
@@ -178,7 +178,7 @@ def remember(measurement: Measurement) -> str:
 
 def _kept() -> list[Measurement]:
     """Return what is in the cache; what cannot be read there is as good as not there."""
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
         return list(map(_measurement, json.loads(cache_file().read_text())))
     return []
 
@@ -192,7 +192,7 @@ def _measurement(kept: dict[str, Any]) -> Measurement:
         all_slots=Spread(**kept["all_slots"]),
         foreign_share=kept["foreign_share"],
     )
-    if not 0 < measurement.all_slots.median < math.inf:
+    if not POWER_INDEX_LEAST <= measurement.power_index <= POWER_INDEX_LIMIT:
         raise ValueError("no speed")
     return measurement
 
