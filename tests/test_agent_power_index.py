@@ -338,6 +338,31 @@ def test_a_mistake_is_one_line(environment: dict[str, str], arguments: list[str]
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no system but Linux has /dev/full")
+def test_output_that_finds_no_room_is_one_line(environment: dict[str, str]) -> None:
+    command = [*program_command("power-index"), "--quick", "--slots", "1"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert done.returncode == 1
+    lines = [line for line in done.stderr.splitlines() if "warning" not in line]
+    assert lines == ["power-index: cannot print the result: No space left on device"]
+
+
+def test_nobody_who_reads_is_no_error(environment: dict[str, str]) -> None:
+    command = [*program_command("power-index"), "--quick", "--slots", "1"]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        said = process.stderr.read()
+    assert process.returncode == 128 + signal.SIGPIPE
+    assert [line for line in said.splitlines() if "warning" not in line] == []
+
+
 def test_it_registers_as_addhost_does(environment: dict[str, str]) -> None:
     with ScriptedServer() as server:
         words = ("--register", "--server", server.name, "--host", "127.0.0.3:4000", "--json")

@@ -15,7 +15,7 @@ import socket
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 from compilefarm import __version__
 from compilefarm.agent.host_server import (
@@ -25,9 +25,10 @@ from compilefarm.agent.host_server import (
     parse_address,
     servers,
 )
+from compilefarm.command_line import OneLineParser
 
 
-class Parser(argparse.ArgumentParser):
+class Parser(OneLineParser):
     """An option parser with `--server` and `--version` whose errors are one line."""
 
     def __init__(self, program: str, description: str) -> None:
@@ -39,10 +40,6 @@ class Parser(argparse.ArgumentParser):
             "(default: the environment's HOST_SERVER)",
         )
         self.add_argument("--version", action="version", version=f"{program} {__version__}")
-
-    def error(self, message: str) -> NoReturn:
-        """End the program with status 2 and one line."""
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
     def add_host_words(self) -> None:
         """Add the options that describe a host: its slots, power index, types and compilers."""

@@ -41,6 +41,7 @@ from compilefarm.agent.options import (
     this_host,
     whole_number,
 )
+from compilefarm.command_line import print_result
 from compilefarm.hosts_info import POWER_INDEX_LEAST, POWER_INDEX_LIMIT
 
 ROUNDS_DEFAULT = 5
@@ -104,14 +105,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except BenchmarkError as error:
         return complain("power-index", error)
-    print(_json(measurement) if options.json else _text(measurement))
+    text = _json(measurement) if options.json else _text(measurement)
+    status = print_result("power-index", text)
     if doubt := _doubt(measurement):
         complain("power-index", f"warning: {doubt}")
     # A first figure is no reason to forget a better one.
     if not (options.quick and recall(compiler, slots)) and (failure := remember(measurement)):
         complain("power-index", f"warning: {failure}")
-    if not options.register:
-        return 0
+    if status or not options.register:
+        return status
     from compilefarm.agent.status import add
 
     host = options.host or this_host()
