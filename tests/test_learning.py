@@ -5,12 +5,18 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from pathlib import Path
 
 import pytest
 
 from compilefarm import learning as learning_module
 from compilefarm.learning import COMPILES_OF_HOST, Learning, crowding, wild
+from compilefarm.model import Declaration
+from compilefarm.placement.policies import make_policy
+from compilefarm.simulate import Build, Simulation
+from compilefarm.trace import parse_trace
 
+TRACE = Path(__file__).parent.parent / "bench" / "traces" / "redis.csv"
 WILD = [0.0, -1.0, math.nan, math.inf, 365 * 86_400.0, 1e-9]
 
 
@@ -193,6 +199,22 @@ def test_speeds_are_learned_again_whichever_host_comes_first() -> None:
         for _ in range(3):  # as often as each host reports its load in six seconds
             speeds = {host: again.speed(host) for host in said}
         assert speeds == pytest.approx(real, rel=0.1)
+
+
+def test_the_scale_of_speeds_does_not_run_away() -> None:
+    """Each host follows the other, and what crowding costs one of them is not known well."""
+    said = [("shared", 16, 4.0, 0.55), ("other", 16, 3.0, None)]
+    files = parse_trace(TRACE.read_text(), str(TRACE))
+    hosts = [
+        Declaration(name, slots=slots, power_index=speed, actual_full=full)
+        for name, slots, speed, full in said
+    ]
+    learning = Learning()
+    simulation = Simulation(make_policy("earliest", learning, random.Random(1)), hosts)
+    for _ in range(30):
+        simulation.play([Build("user", "/home/user", files, 20)])
+    for name, _, speed, _ in said:
+        assert speed / 2.5 <= learning.speed(name) <= speed * 2.5
 
 
 def test_memory_is_believed_at_once_when_it_is_more() -> None:

@@ -14,7 +14,9 @@ index as one more observation, `PRIOR_SD` wide. A file that was seen on one host
 of that host. (To compare it with the typical file, as a stand-in, misleads: a good placement gives
 the slow hosts the short files.) Each compile refits its own host and one other in turn, so that
 corrections travel round the farm at a bounded cost. The scale that costs and speeds share cannot
-be known from times; the declared power indices hold it, and only ratios matter.
+be known from times: pinned hosts hold it, or that on average hosts are about what is declared of
+them. Only ratios matter, until a host is added of which nothing but its declaration is known; left
+to itself, the scale runs away over some weeks of builds, as each host follows the others.
 
 It forgets slowly: only the latest compiles count. What is older than a day beside them counts
 together as one observation, the less sure the longer ago, because whatever changed a host since
@@ -50,6 +52,11 @@ LONGER_LIMIT = 2.0
 CROWDING_FROM = 0.1
 DAY_S = 86_400.0
 AGEING_PER_S = 0.3**2 / DAY_S  # variance that a host gains while it is not used: 30 % after a day
+# How far hosts may be off what is declared of them on average, which harms nobody, and which part
+# of what is more is put right with each fit. A host that is off by a lot counts as if by less.
+SCALE_SLACK = 0.5
+OFF_LIMIT = 1.0
+SCALE_PULL = 0.1
 # The weight of a host that is only remembered: until it is declared, it says next to nothing, for
 # its scale is unknown.
 UNDECLARED = 1e-9
@@ -108,6 +115,7 @@ class _Host:
     weight: float  # of what it says of a file's cost: less, the less sure its speed is
     pinned: bool = False
     crowding: float = 0.0  # log time gained when all slots are in use instead of half of them
+    off: float = 0.0  # what is counted of the mean as off the declared one
     told: float = 0.0  # the mean when the speed was last told
     told_crowding: float = 0.0
     measured_at: float = -math.inf  # when a compile last said something of its speed
@@ -149,6 +157,8 @@ class Learning:
     def __init__(self) -> None:
         self._hosts: dict[str, _Host] = {}
         self._turns: list[_Host] = []
+        self._pinned: set[str] = set()
+        self._off = 0.0  # by how much the hosts are off what is declared of them, all together
         self._turn = 0
         # The least recently used directory first.
         self._directories: dict[str, _Directory] = {}
@@ -174,6 +184,7 @@ class Learning:
         elif (known.declared, known.pinned) == (declared, pinned):
             return
         known.declared, known.pinned = declared, pinned
+        (self._pinned.add if pinned else self._pinned.discard)(host)
         if pinned:
             known.mean = known.told = declared
             known.crowding = known.told_crowding = 0.0
@@ -181,6 +192,7 @@ class Learning:
         else:
             self._fit(known, max((seen.at for seen in known.seen), default=0.0))
             known.told, known.told_crowding = known.mean, known.crowding
+        self._count_off(known)
 
     def speed(self, host: str) -> float:
         """Return a declared host's speed with slots to spare; the slowest machine's is about 1."""
@@ -426,8 +438,18 @@ class Learning:
         if says:
             host.measured_at = recently + DAY_S
         mean, variance, crowding = _fitted(says, mean, variance, crowding)
+        if not self._pinned:
+            off = self._off / len(self._hosts)
+            mean -= SCALE_PULL * (off - min(max(-SCALE_SLACK, off), SCALE_SLACK))
         host.mean, host.variance, host.crowding = mean, variance, crowding.costs
         host.weight = _weight(host.variance)
+        self._count_off(host)
+
+    def _count_off(self, host: _Host) -> None:
+        """Bring up to date by how much the hosts are off what is declared of them."""
+        off = min(max(-OFF_LIMIT, host.mean - host.declared), OFF_LIMIT)
+        self._off += off - host.off
+        host.off = off
 
 
 class _Crowding(NamedTuple):
