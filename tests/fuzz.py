@@ -22,6 +22,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -264,7 +265,8 @@ def key_file(data: bytes) -> None:
 
 def trace(text: str) -> None:
     """A file is a trace, a record, a load file, or an error that names line and column."""
-    for parse in (parse_trace, parse_record, parse_load):
+    hosts = ("alder", "birch")
+    for parse in (parse_trace, parse_record, partial(parse_load, hosts=hosts)):
         try:
             rows: Any = parse(text, "trace")
         except TraceError as error:

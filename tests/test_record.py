@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from compilefarm.model import Host, Lease, Outcome, Request
-from compilefarm.record import COLUMNS, Recorder, recorded_until_s
+from compilefarm.record import COLUMNS, Recorder, mend, recorded_until_s
 
 
 def lease(**words: str) -> Lease:
@@ -82,6 +82,20 @@ def test_a_record_is_continued_without_a_second_heading() -> None:
         Recorder(file, 100.0).write(lease(), Outcome(), 105.0)
     assert len(rows(file.getvalue())) == 2
     assert file.getvalue().count("preprocess_s") == 1
+
+
+def test_half_a_row_is_cut_off_before_the_record_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "record.csv"
+    mend(path)
+    for part in ("", "main.c,0.5", 'main.c,"/src'):
+        with path.open("a", newline="") as file:
+            Recorder(file, 100.0).write(lease(), Outcome(exit=0), 105.0)
+            file.write(part)
+        mend(path)
+    assert [row["source"] for row in rows(path.read_text())] == ["main.c"] * 3
+    path.write_text("not a record")
+    mend(path)
+    assert path.read_text() == "not a record"
 
 
 def test_a_record_goes_on_where_it_ended(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -227,3 +228,45 @@ def test_the_program_names_what_is_wrong(tmp_path: Path) -> None:
     assert f"{bad}:2: column compile_s" in done.stderr
     assert run("--hosts-info", FARMS["office"], "--trace", tmp_path, "--jobs", 8).returncode == 1
     assert run("--hosts-info", FARMS["office"], "--trace", bad).returncode == 2
+    bad.write_text("time_s,host,foreign_cpus\n1,nobody,1\n")
+    files = ("--hosts-info", FARMS["office"], "--trace", TRACES["lua"], "--load", bad)
+    done = run(*files, "--jobs", 8)
+    assert f"{bad}:2: column host: nobody is not in the farm" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--jobs", "0"),
+        ("--jobs", "9" * 5000),
+        ("--jobs", "8", "--noise", "nan"),
+        ("--jobs", "8", "--replay"),
+        ("--replay", "--builders", "2"),
+        ("--jobs", "8", "--policy", "best"),
+    ],
+)
+def test_a_wrong_option_is_one_line(arguments: tuple[str, ...]) -> None:
+    done = run("--hosts-info", FARMS["office"], "--trace", TRACES["lua"], *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_trace_need_not_be_utf_8(tmp_path: Path) -> None:
+    latin = tmp_path / "latin.csv"
+    latin.write_bytes("source,compile_s\nMüller.c,1\n".encode("latin-1"))
+    assert run("--hosts-info", FARMS["office"], "--trace", latin, "--jobs", 8).returncode == 0
+
+
+def test_who_stops_reading_is_no_error() -> None:
+    command = [sys.executable, "-m", "compilefarm.simulate", "--hosts-info", str(FARMS["office"])]
+    with subprocess.Popen(
+        [*command, "--trace", str(TRACES["lua"]), "--jobs", "8"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 128 + signal.SIGPIPE

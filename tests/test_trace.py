@@ -60,9 +60,12 @@ def test_a_name_may_have_anything_in_it(source: str) -> None:
 
 def test_load_comes_in_the_order_of_time() -> None:
     text = "time_s,host,foreign_cpus\n5,a,2\n1,b,0.5\n"
-    assert parse_load(text, "l.csv") == [ForeignLoad(1.0, "b", 0.5), ForeignLoad(5.0, "a", 2.0)]
+    changes = [ForeignLoad(1.0, "b", 0.5), ForeignLoad(5.0, "a", 2.0)]
+    assert parse_load(text, "l.csv", {"a", "b"}) == changes
     with pytest.raises(TraceError, match=r"l.csv:2: column time_s: -1 is not 0 or more"):
-        parse_load("time_s,host,foreign_cpus\n-1,a,2\n", "l.csv")
+        parse_load("time_s,host,foreign_cpus\n-1,a,2\n", "l.csv", {"a"})
+    with pytest.raises(TraceError, match=r"l.csv:2: column host: c is not in the farm"):
+        parse_load("time_s,host,foreign_cpus\n1,c,2\n", "l.csv", {"a"})
 
 
 def test_a_record_is_read_though_a_compile_was_over_at_once() -> None:

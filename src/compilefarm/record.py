@@ -15,6 +15,7 @@ from typing import TextIO
 from compilefarm.model import OVERTAKEN, Lease, Outcome
 
 LAST_ROWS_BYTES = 65_536
+END_OF_ROW = b"\r\n"  # as csv has it
 
 COLUMNS = (
     "source",
@@ -85,6 +86,21 @@ class Recorder:
             )
         )
         self._file.flush()
+
+
+def mend(path: Path) -> None:
+    """Cut off what is left of a row that did not find room on the disk; raises OSError.
+
+    The next row would go on in the middle of it, and the record could not be played again.
+    """
+    if not path.is_file():
+        return
+    with path.open("rb+") as file:
+        begins = max(0, path.stat().st_size - LAST_ROWS_BYTES)
+        file.seek(begins)
+        rows, end, rest = file.read().rpartition(END_OF_ROW)
+        if end and rest:
+            file.truncate(begins + len(rows) + len(end))
 
 
 def recorded_until_s(path: Path) -> float:

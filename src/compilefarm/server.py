@@ -43,6 +43,7 @@ from compilefarm.access import (
     networks_by_port,
     parse_address,
 )
+from compilefarm.command_line import OneLineParser
 from compilefarm.connections import (
     LineConnection,
     LoadConnection,
@@ -79,7 +80,7 @@ from compilefarm.monitor.web import IDLE_S, application
 from compilefarm.placement import Policy
 from compilefarm.placement.policies import POLICIES, make_policy
 from compilefarm.probe import PROBE_WITHIN_S, probe
-from compilefarm.record import Recorder, recorded_until_s
+from compilefarm.record import Recorder, mend, recorded_until_s
 from compilefarm.snapshot import Snapshot
 from compilefarm.state import StateError
 from compilefarm.wire import WireError
@@ -482,7 +483,7 @@ def _base_port(text: str) -> int:
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return what the command line says."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="host-server",
         description="Knows every CPU of a compile farm, and gives each compile one.",
     )
@@ -714,11 +715,12 @@ def _recorder(path: Path, started: float, stack: contextlib.AsyncExitStack) -> R
             file.close()
 
     try:
-        file = path.open("a", newline="")
+        mend(path)
+        file = path.open("a", newline="", encoding="utf-8")
         stack.callback(close)
         return Recorder(file, started - recorded_until_s(path))
     except OSError as error:
-        raise StartError(f"cannot write {path}: {error.strerror}") from None
+        raise StartError(f"cannot write {path}: {error.strerror}; see --record") from None
 
 
 def main() -> int:

@@ -10,10 +10,12 @@ time here, so that a result can be held against the lower bound, which does not 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import heapq
 import json
 import math
 import random
+import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from compilefarm import __version__
+from compilefarm.command_line import OneLineParser, print_result
 from compilefarm.events import (
     BackUp,
     DropBackup,
@@ -521,31 +524,38 @@ def _in_farm(declaration: Declaration) -> Declaration:
     )
 
 
-def _positive(text: str) -> int:
-    if text.isdecimal() and int(text) > 0:
+def _whole(text: str) -> int:
+    if text.isascii() and text.isdecimal() and len(text) < 8 and int(text) > 0:
         return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number, 1 to 9999999")
+
+
+def _noise(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0.0 <= float(text) <= 2.0:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number from 0 to 2")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return what the command line says."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="simulate-farm",
         description="Plays a recorded build on a farm, through the real scheduler.",
     )
     parser.add_argument("--hosts-info", type=Path, required=True, metavar="FILE", help="the farm")
     parser.add_argument("--trace", type=Path, required=True, metavar="FILE", help="the build")
-    parser.add_argument("--jobs", type=_positive, metavar="J", help="compiles at once, a builder")
+    parser.add_argument("--jobs", type=_whole, metavar="J", help="compiles at once, a builder")
     parser.add_argument(
         "--replay",
         action="store_true",
         help="the trace is a record: play its builds as they came, each with its own user and jobs",
     )
     parser.add_argument(
-        "--builders", type=_positive, default=1, metavar="N", help="users who build it at once"
+        "--builders", type=_whole, default=1, metavar="N", help="users who build it at once"
     )
     parser.add_argument(
-        "--builds", type=_positive, default=1, metavar="K", help="times it is built in a row"
+        "--builds", type=_whole, default=1, metavar="K", help="times it is built in a row"
     )
     parser.add_argument("--policy", choices=sorted(POLICIES), default="earliest")
     parser.add_argument(
@@ -554,7 +564,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="for what is random")
     parser.add_argument(
         "--noise",
-        type=float,
+        type=_noise,
         default=0.0,
         metavar="X",
         help="how much compile times vary: 0.1 is 10 %% (default 0)",
@@ -570,20 +580,20 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.replay == (options.jobs is not None):
         parser.error("give either --jobs J or --replay")
-    if not 0.0 <= options.noise <= 2.0:
-        parser.error("--noise is a number from 0 to 2")
+    if options.replay and options.builders > 1:
+        parser.error("--builders does not go with --replay: the record says who builds")
     return options
 
 
 def simulate(options: argparse.Namespace) -> dict[str, Any]:
     """Play what the options say and return it as `--json` prints it.
 
-    Raises HostsInfoError, TraceError and OSError.
+    Raises HostsInfoError and TraceError.
     """
-    declarations = parse_hosts_info(options.hosts_info.read_text(), str(options.hosts_info))
+    declarations = parse_hosts_info(_text(options.hosts_info), str(options.hosts_info))
     if not declarations:
         raise HostsInfoError(f"{options.hosts_info}:1: lists no host")
-    text, file = options.trace.read_text(), str(options.trace)
+    text, file = _text(options.trace), str(options.trace)
     if options.replay:
         builds = builds_of_record(parse_record(text, file))
     else:
@@ -594,11 +604,8 @@ def simulate(options: argparse.Namespace) -> dict[str, Any]:
         ]
     load: list[ForeignLoad] = []
     if options.load is not None:
-        load = parse_load(options.load.read_text(), str(options.load))
         known = {each.name for each in declarations}
-        for change in load:
-            if change.host not in known:
-                raise TraceError(f"{options.load}: column host: {change.host} is not in the farm")
+        load = parse_load(_text(options.load), str(options.load), known)
     chance = random.Random(options.seed)
     policy = make_policy(options.policy, Learning(), chance, backups=options.backups)
     simulation = Simulation(policy, declarations, load, options.noise, chance)
@@ -611,15 +618,26 @@ def simulate(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _print(figures: dict[str, Any]) -> None:
-    print(f"{figures['hosts']} hosts, {figures['slots']} slots, policy {figures['policy']}")
-    print("build  makespan_s  lower_bound_s  ratio  fairness  decisions  us_each  backups")
-    for build in figures["builds"]:
-        print(
-            f"{build['build']:5}  {build['makespan_s']:10.2f}  {build['lower_bound_s']:13.2f}"
-            f"  {build['ratio']:5.2f}  {build['jain']:8.3f}  {build['decisions']:9}"
-            f"  {build['decision_us']['mean']:7.1f}  {build['backups']:7}"
-        )
+def _text(path: Path) -> str:
+    """Return a file's text; a byte that is none becomes U+FFFD, for names may have any."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise TraceError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _table(figures: dict[str, Any]) -> str:
+    lines = [
+        f"{figures['hosts']} hosts, {figures['slots']} slots, policy {figures['policy']}",
+        "build  makespan_s  lower_bound_s  ratio  fairness  decisions  us_each  backups",
+    ]
+    lines += [
+        f"{build['build']:5}  {build['makespan_s']:10.2f}  {build['lower_bound_s']:13.2f}"
+        f"  {build['ratio']:5.2f}  {build['jain']:8.3f}  {build['decisions']:9}"
+        f"  {build['decision_us']['mean']:7.1f}  {build['backups']:7}"
+        for build in figures["builds"]
+    ]
+    return "\n".join(lines)
 
 
 def main() -> int:
@@ -630,17 +648,10 @@ def main() -> int:
     except (HostsInfoError, TraceError) as error:
         print(f"simulate-farm: {error}", file=sys.stderr)
         return 1
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is not text"
-        where = error.filename if isinstance(error, OSError) else options.trace
-        print(f"simulate-farm: cannot read {where}: {reason}", file=sys.stderr)
-        return 1
-    if options.json:
-        json.dump(figures, sys.stdout, indent=1)
-        print()
-    else:
-        _print(figures)
-    return 0
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    text = json.dumps(figures, indent=1) if options.json else _table(figures)
+    return print_result("simulate-farm", text)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from compilefarm.hosts_info import POWER_INDEX_LIMIT
@@ -101,13 +101,13 @@ def parse_record(text: str, file: str) -> list[TracedLease]:
     return sorted(leases, key=lambda lease: lease.arrived_s)
 
 
-def parse_load(text: str, file: str) -> list[ForeignLoad]:
+def parse_load(text: str, file: str, hosts: Collection[str]) -> list[ForeignLoad]:
     """Return the changes of a load file (`time_s,host,foreign_cpus`), in the order of time.
 
-    Raises `TraceError` as `parse_trace` does.
+    Raises `TraceError` as `parse_trace` does, and where a host is none of the farm's.
     """
     changes = [
-        ForeignLoad(row.number("time_s"), row.text("host"), row.number("foreign_cpus"))
+        ForeignLoad(row.number("time_s"), row.one_of("host", hosts), row.number("foreign_cpus"))
         for row in _rows(text, file, ("time_s", "host", "foreign_cpus"))
     ]
     return sorted(changes, key=lambda change: change.at_s)
@@ -130,6 +130,12 @@ class _Row:
         value = self.values[column]
         if not value:
             raise TraceError(f"{self.where}: column {column}: is empty")
+        return value
+
+    def one_of(self, column: str, known: Collection[str]) -> str:
+        value = self.text(column)
+        if value not in known:
+            raise TraceError(f"{self.where}: column {column}: {value[:40]} is not in the farm")
         return value
 
     def number(self, column: str, above: float | None = None) -> float:

@@ -274,9 +274,11 @@ class EarliestPolicy:
         if outcome.cpu_s is not None and 0.0 <= outcome.cpu_s <= leased_s:
             build.preprocessed(outcome.cpu_s)
         wall_s = outcome.wall_s if outcome.wall_s is not None else leased_s
-        if request.avoid or not 0.0 < wall_s <= leased_s + 1.0:
+        cpu_s = outcome.cpu_s or 0.0
+        # Preprocessing is one process after the other: more CPU time than time is a wild report.
+        if request.avoid or not 0.0 < wall_s <= leased_s + 1.0 or not 0.0 <= cpu_s <= wall_s + 0.1:
             return
-        remote_s = wall_s - min(outcome.cpu_s or 0.0, 0.9 * wall_s)
+        remote_s = wall_s - min(cpu_s, 0.9 * wall_s)
         crowded_s = running.place.crowded_s - running.crowded_s
         crowded_part = min(1.0, crowded_s / max(leased_s, EPSILON_S))
         for name in self.learning.observe(
