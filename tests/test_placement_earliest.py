@@ -262,3 +262,11 @@ def test_what_is_expected_of_a_lease_is_what_was_learned_of_its_file_and_host() 
     expected_s = policy.expected_s(yard.leases[known])
     assert expected_s == pytest.approx(20.0 / 4.0, rel=0.1)
     assert policy.expected_s(yard.leases[unknown]) is None
+
+
+def test_more_cpu_time_than_time_is_a_wild_report() -> None:
+    yard = Farmyard(host("a", 1, 1), learning=taught({"a.c": 1.0}))
+    compiled = yard.ask("a.c")
+    yard.until(yard.now + 5.0)
+    yard.end(compiled, Outcome(exit=0, wall_s=0.02, cpu_s=5.0))
+    assert yard.learning.cost("/ann", "a.c") == pytest.approx(1.0)
