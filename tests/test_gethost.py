@@ -585,6 +585,33 @@ def test_a_stale_backoff_mark_does_not_veto_the_server(gethost: Gethost, server:
     assert not mark.exists()
 
 
+def test_a_mark_that_another_distcc_left_meanwhile_is_no_reason_to_blame_the_host(
+    gethost: Gethost, server: Server
+) -> None:
+    """The first try finds a mark and gives up; the second one, on the same lease, does not."""
+    mark = gethost.directory / "distcc-dir" / "lock" / "backoff_tcp_192.0.2.7_4001_0"
+    gethost.program("distcc", f"test -e tried && exit 0; touch tried '{mark}'; exit 116")
+    process = gethost.start("distcc", "sh", "-c", "main.c")
+    connection = server.accept()
+    connection.receive("request")
+    connection.send(LEASE)
+    connection.receive("done")
+    assert process.wait(timeout=PATIENCE_S) == 0
+
+
+def test_a_host_that_fails_at_once_again_is_blamed(gethost: Gethost, server: Server) -> None:
+    mark = gethost.directory / "distcc-dir" / "lock" / "backoff_tcp_192.0.2.7_4001_0"
+    gethost.program("distcc", f"echo once >> tries; touch '{mark}'; exit 116")
+    process = gethost.start("distcc", "sh", "-c", "main.c")
+    connection = server.accept()
+    connection.receive("request")
+    connection.send(LEASE)
+    connection.receive("failed")
+    assert (gethost.directory / "tries").read_text() == "once\n" * 2
+    process.kill()
+    process.wait()
+
+
 # ---- the lease ends early ------------------------------------------------------------------------
 
 

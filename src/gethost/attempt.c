@@ -114,6 +114,17 @@ bool attempt_ended_well(const struct attempt *attempt)
     return attempt->ended && WIFEXITED(attempt->status) && WEXITSTATUS(attempt->status) == 0;
 }
 
+/* The mark of a failed host is removed before distcc starts, but another distcc that fails meanwhile may
+ * leave a new one, in the moment before this one looks for it; then it gives up at once. */
+bool attempt_went_by_mark(const struct attempt *attempt)
+{
+    enum { DISTCC_NO_HOSTS = 116 };
+    const double at_once_s = 0.5; /* a machine with 500 gethosts on it is slow */
+    return attempt->ended && WIFEXITED(attempt->status) &&
+           WEXITSTATUS(attempt->status) == DISTCC_NO_HOSTS && attempt->wall_s < at_once_s &&
+           environment_has_backoff(&attempt->lease);
+}
+
 void attempt_end_text(struct attempt *attempt)
 {
     if (attempt->text_fd >= 0)

@@ -153,12 +153,24 @@ static bool path_in_distcc_dir(char *path, size_t size, const char *name)
 /* A failed host leaves a file, and until that is a second old every other distcc of this user fails at
  * once where it was sent to that host. The host may have been innocent (it had no such compiler, say),
  * and the server, who knows, has just granted it: so the mark goes. */
+static bool path_of_backoff(char *path, size_t size, const struct lease *lease)
+{
+    char name[128];
+    snprintf(name, sizeof name, "/lock/backoff_tcp_%s_%d_0", lease->address, lease->port);
+    return path_in_distcc_dir(path, size, name);
+}
+
 void environment_forget_backoff(const struct lease *lease)
 {
-    char path[4096], name[128];
-    snprintf(name, sizeof name, "/lock/backoff_tcp_%s_%d_0", lease->address, lease->port);
-    if (path_in_distcc_dir(path, sizeof path, name))
+    char path[4096];
+    if (path_of_backoff(path, sizeof path, lease))
         (void)unlink(path);
+}
+
+bool environment_has_backoff(const struct lease *lease)
+{
+    char path[4096];
+    return path_of_backoff(path, sizeof path, lease) && access(path, F_OK) == 0;
 }
 
 /* distcc makes ~/.distcc and the directory "lock" in it, but neither $DISTCC_DIR nor a home. Package

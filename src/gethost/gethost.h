@@ -170,7 +170,8 @@ bool environment_lets_repeat(void);
 bool environment_wants_distcc_log(void);
 /* Make distcc forget that the host failed a moment ago. */
 void environment_forget_backoff(const struct lease *);
-
+/* Has a distcc of this user failed with the host since? */
+bool environment_has_backoff(const struct lease *);
 /* False where distcc has no place for its lock files: it would fail with every host. */
 bool environment_distcc_can_work(void);
 
@@ -182,6 +183,7 @@ struct outcome {
     int exit_status;          /* when it was not revoked and no signal ended it */
     int signal;               /* that ended the child, or 0 */
     double wall_s, cpu_s;
+    bool went_by_mark;        /* distcc may have given up because another distcc had */
     char backup_id[64];       /* of the backup whose outcome it is; empty: the first attempt's */
     bool backup_is_no_use;    /* its files could not be put in place */
     char *text;               /* what the child wrote to stderr, if that was to be kept back */
@@ -224,6 +226,7 @@ void attempt_look_at(struct attempt *);
 bool attempt_is_running(const struct attempt *);
 bool attempt_is_over(const struct attempt *);
 bool attempt_ended_well(const struct attempt *);
+bool attempt_went_by_mark(const struct attempt *);
 void attempt_signal(const struct attempt *, int number);
 void attempt_stop(struct attempt *);
 /* It has been asked to end by somebody else. */

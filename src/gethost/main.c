@@ -312,6 +312,10 @@ _Noreturn static void run_on_the_farm(const struct options *options, const struc
         const struct lease *lease = &server.lease;
         get_lease(options, &request, &server);
         struct outcome outcome = run_with_lease(options->command, command, &server, keep_text);
+        if (outcome.went_by_mark) { /* that says nothing of the host; if it is dead, it refuses again */
+            free(outcome.text);
+            outcome = run_with_lease(options->command, command, &server, keep_text);
+        }
         enum verdict verdict = command_judge(command, outcome.exit_status);
 
         /* A compile that ended well in the moment of its revocation has ended well. */

@@ -110,6 +110,7 @@ struct run {
     struct attempt first, backup;
     struct backup_files files; /* of the backup */
     bool backup_given_up;
+    bool backup_went_by_mark; /* once is no reason to blame its host */
     bool backup_counts; /* it ended well, and the first attempt has been asked to end */
     bool revoked;
     char reason[REASON_SIZE]; /* of the revocation */
@@ -177,7 +178,10 @@ static void settle_backup(struct run *run)
         snprintf(reason, sizeof reason, "distcc exit status %d", status);
     if (!run->backup_given_up)
         say_of_backup(run, "is of no use: ", reason);
-    if (!run->backup_given_up && command_judge(run->command, status) == VERDICT_HOST_FAILED)
+    bool doubtful = attempt_went_by_mark(backup) && !run->backup_went_by_mark;
+    run->backup_went_by_mark |= doubtful;
+    if (!run->backup_given_up && !doubtful &&
+        command_judge(run->command, status) == VERDICT_HOST_FAILED)
         server_backup_failed(run->server, status, reason);
     else if (first_goes_on(run))
         server_backup_dropped(run->server);
@@ -332,6 +336,7 @@ struct outcome run_with_lease(char **argv, const struct command *command, struct
     }
     outcome.wall_s = counts->wall_s;
     outcome.cpu_s = counts->cpu_s;
+    outcome.went_by_mark = !outcome.revoked && attempt_went_by_mark(counts);
     outcome.text = counts->text;
     outcome.text_length = counts->text_length;
     if (WIFEXITED(counts->status))
