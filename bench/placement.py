@@ -40,11 +40,18 @@ class _Case:
     jobs: int
 
     def play(
-        self, policy: str, builds: int = 1, builders: int = 1, *, wrong: bool = False
+        self,
+        policy: str,
+        builds: int = 1,
+        builders: int = 1,
+        *,
+        wrong: bool = False,
+        backups: bool = True,
     ) -> list[Result]:
         chance = random.Random(1)
         hosts = _with_wrong_powers(self.hosts, chance) if wrong else self.hosts
-        simulation = Simulation(make_policy(policy, Learning(), chance), hosts, chance=chance)
+        made_policy = make_policy(policy, Learning(), chance, backups=backups)
+        simulation = Simulation(made_policy, hosts, chance=chance)
         made = [Build(f"user{n}", f"/home/user{n}", self.files, self.jobs) for n in range(builders)]
         return [simulation.play(made) for _ in range(builds)]
 
@@ -58,6 +65,11 @@ def measure(*, quick: bool) -> Table:
     rows = [
         Row("the 2004 rule (tier)", _figures(tier)),
         _build("first build", [each[0] for each in builds], tier, (1.45, 2.2)),
+        _build(
+            "first build, without backups",
+            [case.play("earliest", backups=False)[0].ratio for case in cases],
+            tier,
+        ),
         _build("second build", [each[1] for each in builds], tier, (1.12, 1.65)),
     ]
     right = [ratios[2] for ratios in builds]
