@@ -53,6 +53,9 @@ from compilefarm.placement.turns import FIRST_LINE, LAST_LINE, Entry, Turns, Use
 LOOK_AHEAD_FILES = 400  # play forward only a rest this small
 STEPS_AT_ONCE = 400  # the longest that one decision stalls: about half a millisecond
 SWITCH_GAIN = 1.02  # what another mode must promise, to be taken
+# Of so many files that are left, each choice is played to the end; and what another must promise.
+LAST_FILES = 16
+LAST_GAIN = 1.002
 
 # What a measuring compile may take, as a part of the rest of the build.
 MEASURING_PART = 0.05
@@ -548,6 +551,39 @@ class EarliestPolicy:
         if not build.warm:
             return self._fitting_first(build, queue, place, now)
         self._look_ahead(build, now)
+        fitting = self._fitting_rest(build, queue, place, now)
+        last = build.outstanding + len(build.outlook) <= LAST_FILES
+        if last and self._active == 1 and build.held and queue.known:
+            return self._best_played(build, queue, place, fitting, now)
+        return fitting
+
+    def _best_played(
+        self, build: Build, queue: Queue, place: Place, fitting: Waiting | None, now: float
+    ) -> Waiting | None:
+        """Return what fits, or what ends the build sooner: another file, or to wait."""
+        if fitting is not None and fitting.cost is None:
+            return fitting
+        self._put_off(build, now)
+        rest = Rest(self._places.farm, build, now)
+        if fitting is None and not rest.runs:
+            return None
+        known, last = queue.known, len(queue.known) - 1
+        choices: list[Waiting | None] = [fitting]
+        choices += [known[number][2] for number in {part * last // 3 for part in range(4)}]
+        if rest.runs:
+            choices.append(None)
+        best, best_end_s = fitting, math.inf
+        for choice in dict.fromkeys(choices):
+            cost = None if choice is None else choice.cost
+            end_s = rest.starting(cost, place.index).play(build.mode, best_end_s)
+            if choice is fitting:
+                best_end_s = now + (end_s - now) / LAST_GAIN
+            elif end_s < best_end_s:
+                best, best_end_s = choice, end_s
+        return best
+
+    def _fitting_rest(self, build: Build, queue: Queue, place: Place, now: float) -> Waiting | None:
+        """Return the request that fits the rest of its build on a place."""
         known, unknown = queue.known, queue.unknown
         typical = build.typical(now) if unknown else 0.0
         limit = (self._rest_s(build, now, typical) * build.mode.limit + EPSILON_S) * place.speed

@@ -3,13 +3,15 @@
 No one rule is best for every build: to start short files first while a giant is still to come
 shows the giant sooner, and where all files are long it is a mistake. So a few rules are each
 played to the end on the estimated costs, and the one that ends first is taken. A step of such a
-play costs about a microsecond; the caller bounds how many are spent.
+play costs about a microsecond; the caller bounds how many are spent. When few files are left, each
+single choice is tried in the same way.
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right, insort
+from copy import copy
 from heapq import heapify, heappop, heappush
 
 from compilefarm.placement.builds import EPSILON_S, STEADY, Build, Mode
@@ -37,6 +39,7 @@ class Rest:
         self._now = now
         self._jobs = build.jobs
         order = [index for index in reversed(farm.order) if farm.classes[index].slots > 0]
+        self._order = order
         place_of = {index: place for place, index in enumerate(order)}
         self._speeds = [farm.classes[index].speed for index in order]
         busy = [0] * len(order)
@@ -59,6 +62,31 @@ class Rest:
             self._longest_coming[i] = max(self._longest_coming[i + 1], self._coming[i])
         self._work = sum(self._waiting) + sum(self._coming)
         self._share = max(EPSILON_S, farm.fastest_sum(build.jobs))
+
+    @property
+    def runs(self) -> bool:
+        """Whether anything runs, and so will end."""
+        return bool(self._running)
+
+    def starting(self, cost: float | None, index: int) -> Rest:
+        """Return the rest as it is when a waiting file of that cost starts in a class of slots now.
+
+        None: a free slot of that class is left alone until something ends, for which something must
+        run.
+        """
+        rest = copy(self)
+        place = self._order.index(index)
+        rest._free, rest._running = self._free[:], self._running[:]
+        rest._free[place] -= 1
+        if cost is None:
+            end = self._running[0][0]
+        else:
+            end = self._now + cost / self._speeds[place]
+            rest._waiting = self._waiting[:]
+            del rest._waiting[bisect_left(rest._waiting, cost)]
+            rest._work = self._work - cost
+        heappush(rest._running, (end, place))
+        return rest
 
     def play(self, mode: Mode, give_up_at: float) -> float:
         """Return when the build would end; from `give_up_at` on, one end is as bad as another."""
