@@ -29,7 +29,7 @@ from compilefarm.placement.turns import Turns
 
 # A compile that took longer than all that is known of is expected to take this much more of the
 # work done on it. Nothing is lost where that is too much.
-OVERRUN = 2.0
+OVERRUN = 4.0
 # A learned cost holds until the work is this much more; then the file is one that nobody knows.
 KNOWN_WITHIN = 1.25
 # Slots faster by less than this are not worth a second attempt.
