@@ -45,8 +45,8 @@ GAPS = 4.0
 # moments only. Each that was not halves it.
 TAKEN_BACK_S = 0.01
 WAIT_LIMIT_S = 0.5
-# Nothing changed: look again when it has not for this much longer.
-AGAIN = 0.05
+# Nothing changed: look again when the youngest of the leases has run for this much longer.
+AGAIN = 0.02
 # And for each lease that was looked at, so that this takes a small part of the time.
 AGAIN_FOR_EACH_S = 1e-4
 # Leases of one class that are looked at, the oldest first.
@@ -87,7 +87,6 @@ class Backups:
         self._postponed = False
         self._wait_s = 0.0  # longer, since backups were taken back
         self._moving: _Candidate | None = None  # its backup ends, to begin again elsewhere
-        self._quiet_since = 0.0
 
     # -- leases come and go
 
@@ -104,7 +103,6 @@ class Backups:
         candidate = self._candidates.pop(number, None)
         if candidate is not None:
             self._leave_class(candidate)
-        self._quiet_since = now
         if self._due == math.inf and free is not None and self._slower_than(free.index):
             self._due = now + self._idle_after_s(GAPS * build.gap_s)
 
@@ -193,16 +191,18 @@ class Backups:
         best: tuple[_Candidate, Place] | None = None
         first = (math.inf, 0.0)
         seen = 0
+        youngest = -math.inf
         for candidate, place in self._slower_than_free():
             seen += 1
+            youngest = max(youngest, candidate.running.start_s)
             end = _end_with(candidate, place, now)
             rank = (candidate.build.user.served, -(end or 0.0))
             if end is not None and rank < first:
                 best, first = (candidate, place), rank
         if best is None:
             if seen:
-                quiet_s = now - self._quiet_since
-                self._due = now + max(RESTART_S, AGAIN * quiet_s, AGAIN_FOR_EACH_S * seen)
+                age_s = now - youngest
+                self._due = now + max(RESTART_S, AGAIN * age_s, AGAIN_FOR_EACH_S * seen)
             return None
         candidate, place = best
         self._moving = candidate if candidate.backup is not None else None
