@@ -21,7 +21,7 @@ from compilefarm.learning import Learning
 from compilefarm.model import Declaration
 from compilefarm.placement.policies import make_policy
 from compilefarm.simulate import Build, Result, Simulation
-from compilefarm.trace import TracedFile, parse_trace
+from compilefarm.trace import ForeignLoad, TracedFile, parse_trace
 
 HERE = Path(__file__).parent
 JOBS_PER_SLOT = (0.5, 1.0, 2.0)
@@ -87,6 +87,7 @@ def measure(*, quick: bool) -> Table:
     rows += _together(cases)
     rows.append(_crowded())
     rows.append(_found_again())
+    rows.append(_owner_back())
     unlike_cases = list(_unlike_cases())[:: 40 if quick else 1]
     unlike_tier = [case.play("tier")[0].ratio for case in unlike_cases]
     unlike_builds = [[result.ratio for result in case.play("earliest", 2)] for case in unlike_cases]
@@ -195,6 +196,27 @@ def _found_again() -> Row:
         f"{times_s[1]:.2f} s",
         f"before {times_s[0]:.2f} s",
         times_s[1] / times_s[0],
+    )
+
+
+def _owner_back() -> Row:
+    """Return a row on a first build during which the owners of two hosts came back to work."""
+    chance = random.Random(7)
+    files = [TracedFile(f"{number}.c", 5.0 + 20.0 * chance.random()) for number in range(300)]
+    path = HERE / "farms" / "office.txt"
+    hosts = parse_hosts_info(path.read_text(), str(path))
+    load = [ForeignLoad(10.0, "server1", 16.0), ForeignLoad(12.0, "desk1", 8.0)]
+    times_s = []
+    for backups in (True, False):
+        policy = make_policy("earliest", Learning(), random.Random(1), backups=backups)
+        simulation = Simulation(policy, hosts, load, chance=random.Random(1))
+        build = Build("user", "/home/user", files, 96)
+        times_s.append(simulation.play([build]).makespan_s)
+    return Row(
+        "two owners came back in the middle of a first build",
+        f"{times_s[0]:.1f} s",
+        f"no backups {times_s[1]:.1f} s",
+        times_s[0] / times_s[1],
     )
 
 
