@@ -6,7 +6,9 @@ A run has a seed, from which the faults come: what is done to whom, when, and fo
 machine of it is a network namespace, with its own addresses and a cable that can be pulled; where
 nobody may make namespaces it is a loopback address, and then no cable is pulled. What runs on the
 machines is the real thing: host-server, distccd, loadavg, make, gethost, distcc. Only that they
-share one computer is hidden from loadavg, which would take each for the others' foreign load.
+share one computer is hidden from loadavg, which would take each for the others' foreign load, and
+that they are equally fast: a compiler waits for longer on a slower one. The project is built in
+steps, at whose ends fast hosts are idle and slow ones are not, so that there are backups.
 
 A run went well when make ended with 0, its objects are those of a build without a farm, and in the
 end neither a lease nor a process is left. When it did not, what was done is told in order.
@@ -39,10 +41,13 @@ import psutil
 from compile_host import eventually, free_ports, program_environment
 from gethost_program import gethost_under_test
 
-HOSTS = ("alder", "birch", "cedar", "dogwood")
+HOSTS = {"alder": 6.0, "birch": 3.0, "cedar": 1.5, "dogwood": 1.0}  # with their power indices
+BUILDER_POWER_INDEX = 3.0
+COMPILE_S = 0.9  # on one of power index 1
 SERVER, BUILDER = "server", "desk"
 SLOTS = 4
 FILES = 240
+STEP = 40  # files, before the next are begun
 JOBS = 16
 BUILD_WITHIN_S = 240.0
 SETTLE_WITHIN_S = 40.0
@@ -226,6 +231,7 @@ class Host:
     def __init__(self, farm: Farm, machine: Machine) -> None:
         self.name = machine.name
         self.machine = machine
+        self.power_index = HOSTS[machine.name]
         self._farm = farm
         directory = farm.directory / machine.name
         directory.mkdir()
@@ -233,7 +239,7 @@ class Host:
         self._log = directory / "log"
         self._log.touch()
         self._log.chmod(0o666)
-        _slow_compiler(directory / "bin")
+        _slow_compiler(directory / "bin", COMPILE_S / self.power_index)
         environment = farm.environment | {"PATH": f"{directory / 'bin'}:{farm.environment['PATH']}"}
         environment.pop("TMPDIR", None)
         self.distccd = Program(
@@ -259,7 +265,7 @@ class Host:
                 "server": self._farm.server_name,
                 "host": f"{self.machine.address}:{DISTCCD_PORT}",
                 "slots": SLOTS,
-                "power-index": 1,
+                "power-index": self.power_index,
                 "distccd-pid": self.distccd.pid,
             }
             command = [sys.executable, "-P", "-c", QUIET_LOADAVG, "--register"]
@@ -278,13 +284,13 @@ class Host:
         self.kill_loadavg()
 
 
-def _slow_compiler(directory: Path) -> None:
+def _slow_compiler(directory: Path, takes_s: float) -> None:
     """Put a gcc there that takes its time, so that what happens does so during a compile."""
     directory.mkdir()
     for name in ("gcc", f"{os.uname().machine}-linux-gnu-gcc"):
         gcc = directory / name
         gcc.write_text(
-            '#!/bin/sh\ncase " $* " in *" -E "*) ;; *) sleep 0.3 ;; esac\n'
+            f'#!/bin/sh\ncase " $* " in *" -E "*) ;; *) sleep {takes_s} ;; esac\n'
             f'exec {shutil.which("gcc")} "$@"\n'
         )
         gcc.chmod(0o755)
@@ -357,7 +363,7 @@ class Farm:
         for made in (home / "runtime", home / "distcc" / "lock"):
             made.mkdir(parents=True)
         (home / "runtime").chmod(0o700)
-        _slow_compiler(home / "bin")
+        _slow_compiler(home / "bin", COMPILE_S / BUILDER_POWER_INDEX)
         environment = {
             "PATH": f"{home / 'bin'}:/usr/local/bin:/usr/bin:/bin",
             "HOME": str(home),
@@ -463,14 +469,33 @@ class Farm:
             totals["slots_in_use"] or totals["strays"] or totals["requests_waiting"]
         )
 
-    def endings(self) -> Counter[str]:
-        """Return how many leases ended in each way, as the server's record has it."""
+    def record(self) -> list[dict[str, str]]:
+        """Return how the leases ended, as the servers' record has it."""
         with (self.directory / "record.csv").open(newline="") as file:
-            return Counter(row["ending"] for row in csv.DictReader(file))
+            return list(csv.DictReader(file))
+
+
+def backups(record: Sequence[dict[str, str]]) -> tuple[int, int]:
+    """Return how many leases were backups, and how many of these were first.
+
+    The servers' own figures end with them. A backup is a lease that was given while another of the
+    same file lasted: what is tried again is tried when the other is over.
+    """
+    begun = first = 0
+    for row in record:
+        granted_s = float(row["granted_s"])
+        if any(
+            other["source"] == row["source"]
+            and float(other["granted_s"]) < granted_s < float(other["ended_s"])
+            for other in record
+        ):
+            begun += 1
+            first += row["ending"] == "done"
+    return begun, first
 
 
 def write_project(directory: Path, files: int) -> None:
-    """Write a project of so many small files."""
+    """Write a project of so many small files, to be built in steps."""
     directory.mkdir()
     for number in range(files):
         functions = "\n".join(
@@ -478,13 +503,25 @@ def write_project(directory: Path, files: int) -> None:
             for each in range(5 + number % 40)
         )
         (directory / f"file{number}.c").write_text(f"#include <stdio.h>\n{functions}\n")
-    objects = " ".join(f"file{number}.o" for number in range(files))
-    (directory / "Makefile").write_text(f"all: {objects}\n%.o: %.c\n\t$(CC) -O1 -c $< -o $@\n")
+    makefile = [
+        f"all: {_objects(range(files))}",
+        "%.o: %.c",
+        "\t$(CC) -O1 -MMD -MF $*.d -MT $@ -c $< -o $@",
+    ]
+    for begins in range(STEP, files, STEP):
+        after = _objects(range(begins, min(begins + STEP, files)))
+        makefile.append(f"{after}: | {_objects(range(begins - STEP, begins))}")
+    (directory / "Makefile").write_text("".join(f"{line}\n" for line in makefile))
+
+
+def _objects(numbers: range) -> str:
+    return " ".join(f"file{number}.o" for number in numbers)
 
 
 def objects_of(project: Path) -> dict[str, bytes]:
-    """Return the objects of a built project."""
-    return {path.name: path.read_bytes() for path in project.glob("*.o")}
+    """Return the objects of a built project, and the dependencies, and what else is not to be."""
+    beside = [path for path in project.iterdir() if path.suffix != ".c"]
+    return {path.name: path.read_bytes() for path in beside}
 
 
 def marked(mark: str) -> list[str]:
@@ -518,7 +555,8 @@ def play(seed: int, gethost: Path, files: int = FILES) -> str:
                     took_s = time.monotonic() - began_s
                     assert status == 0, f"make ended with {status}"
                     expected, built = objects_of(alone), objects_of(project)
-                    differ = [each for each in expected if built.get(each) != expected[each]]
+                    names = sorted(expected.keys() | built.keys())
+                    differ = [each for each in names if built.get(each) != expected.get(each)]
                     assert not differ, f"objects differ: {differ}"
                     eventually(farm.is_quiet, SETTLE_WITHIN_S)
                 left = marked(directory.name)
@@ -526,10 +564,14 @@ def play(seed: int, gethost: Path, files: int = FILES) -> str:
             except AssertionError as error:
                 raise AssertionError(f"seed {seed}: {error}\n{farm.story()}") from error
             faults = ", ".join(f"{what} {count}" for what, count in sorted(farm.faults.items()))
-            endings = ", ".join(f"{count} {how}" for how, count in farm.endings().most_common())
+            record = farm.record()
+            how_they_ended = Counter(row["ending"] for row in record).most_common()
+            endings = ", ".join(f"{count} {how}" for how, count in how_they_ended)
+            begun, first = backups(record)
             where = "namespaces" if found[SERVER].can_be_cut else "loopback addresses"
             return (
                 f"seed {seed}: {files} files in {took_s:.0f} s on {where}; leases: {endings};"
+                f" backups: {begun}, {first} of them first;"
                 f" faults: {farm.faults.total()} ({faults})"
             )
 
