@@ -53,12 +53,13 @@ def test_a_record_tells_how_each_compile_ended() -> None:
         "c.c,,,,,,,,,h,0,0,1,2,116,failed",
         "d.c,,,,,,,,,h,0,0,1,2,,revoked",
         "e.c,,,,,,,,,h,0,0,1,2,,gone",
-        "f.c,,,,,,,,,h,0,0,nan,2,0,done",
-        "g.c,,,,,,,,,h,0,0,1,2",
+        "f.c,,,,,,,,,h,0,0,1,2,,dropped",
+        "g.c,,,,,,,,,h,0,0,nan,2,0,done",
+        "h.c,,,,,,,,,h,0,0,1,2",
     )
     record = io.StringIO("\n".join((",".join(COLUMNS), *rows)))
     kinds = [each.kind for each in read_record(record)]
-    assert kinds == ["done", "error", "failed", "revoked", "gone"]
+    assert kinds == ["done", "error", "failed", "revoked", "gone", "dropped"]
 
 
 @given(st.lists(st.tuples(names, times, times).map(lambda t: (t[0], min(t[1:]), max(t[1:])))))
@@ -78,3 +79,18 @@ def test_a_bar_tells_its_file_and_seconds() -> None:
     titles = [title.text for title in ElementTree.fromstring(text).iter(f"{SVG}title")]
     assert titles == ["<&>.c\n0.42 s on fast, slot 1\n0.00 s to 0.42 s: compiled"]
     assert ">idle<" in text
+
+
+def test_the_legend_is_inside_and_above_the_rows() -> None:
+    all_kinds = [Compile("a.c", "fast", n, 0.0, 1.0, kind) for n, kind in enumerate(KINDS)]
+    picture = ElementTree.fromstring(svg(all_kinds, {"fast": 1}, "A build"))
+    names = {name for name, _ in KINDS.values()}
+    legend = [text for text in picture.iter(f"{SVG}text") if text.text in names]
+    assert len(legend) == len(KINDS)
+    [first_row] = [float(t.get("y", "")) for t in picture.iter(f"{SVG}text") if t.text == "fast"]
+    for text in legend:
+        # A letter is 7 wide at most, on average.
+        assert float(text.get("x", "")) + 7 * len(text.text or "") <= float(
+            picture.get("width", "")
+        )
+        assert float(text.get("y", "")) < first_row

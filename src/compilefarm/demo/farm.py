@@ -189,6 +189,14 @@ class LoopbackFarm:
         """The file in which host-server writes down each compile."""
         return self._output / "record.csv"
 
+    def backups(self) -> tuple[int, int]:
+        """Return how many backups were begun so far, and how many of these were first."""
+        try:
+            totals = parse(fetch([Address("127.0.0.1", self.base_port)]))["totals"]
+            return totals["backups_begun"], totals["backups_first"]
+        except (NoAnswer, KeyError) as error:
+            raise DemoError(f"host-server does not answer on its monitor port: {error}") from None
+
     def wait(self) -> None:
         """Wait for host-server's end."""
         if self._server is not None:
@@ -423,6 +431,8 @@ class Demo:
         about = f"local fallbacks: {fallbacks}; assembler: {len(here) - fallbacks}"
         self._say(f"  {timeline.HERE:<14}{len(here):>5} files   {about}")
         self._say(f"  {'retries':<14}{retries:>5}")
+        begun, first = farm.backups()
+        self._say(f"  {'backups':<14}{begun:>5}         {first} of them first")
         self._say(f"Timeline picture: {picture}")
         self._say(f"Logs and record:  {self._output}{os.sep}")
 

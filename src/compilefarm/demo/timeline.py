@@ -26,7 +26,7 @@ KINDS = {
     "error": ("error in the source", "#e6a100"),
     "failed": ("host failed, tried again", "#c62f2f"),
     "revoked": ("host left, tried again", "#7d4fc4"),
-    "dropped": ("begun twice, the other was first", "#b9b4a7"),
+    "dropped": ("begun twice, the other counts", "#a9cdf2"),  # a pale "compiled"
     "gone": ("given up by the builder", "#8c8c8c"),
     "here": ("compiled on this machine", "#17805a"),
 }
@@ -34,7 +34,8 @@ KINDS = {
 WIDTH = 1200
 LEFT = 190  # of the bars; names stand before it
 RIGHT = WIDTH - 30
-TOP = 84  # of the first row; title and legend stand above
+TOP = 84  # of the first row, below the title and one line of the legend
+LEGEND_LINE = 20
 ROW = 20
 BAR = 16
 HOST_LEAST = 40  # high: a name and a line of figures must fit
@@ -114,10 +115,11 @@ def svg(compiles: Sequence[Compile], slots: Mapping[str, int], title: str) -> st
         return LEFT + (RIGHT - LEFT) * (time_s - start_s) / span_s
 
     tops: dict[tuple[str, int], float] = {}
-    y = float(TOP)
     picture = Element("svg", xmlns="http://www.w3.org/2000/svg")
     background = SubElement(picture, "rect", width="100%", height="100%", fill="#fcfcfa")
+    top_of_all = _legend(picture, compiles)
     grid = SubElement(picture, "g", stroke="#dedcd6")
+    y = top_of_all
     for host, host_rows in rows.items():
         high = max(HOST_LEAST, ROW * len(host_rows))
         done = [each for each in compiles if each.host == host and each.kind in ("done", "here")]
@@ -137,8 +139,7 @@ def svg(compiles: Sequence[Compile], slots: Mapping[str, int], title: str) -> st
     background.set("width", str(WIDTH))
 
     _text(picture, 16, 30, _shortened(title, 110), size=17, weight="600")
-    _legend(picture, compiles)
-    _axis(picture, grid, span_s, y)
+    _axis(picture, grid, span_s, top_of_all, y)
     bars = SubElement(picture, "g", stroke="#fcfcfa")
     bars.set("stroke-width", "1")
     for each in compiles:
@@ -175,25 +176,29 @@ def _figures(rows: int, done: int, host: str) -> str:
     return files if host == HERE else f"{files} in {rows} slot{'' if rows == 1 else 's'}"
 
 
-def _legend(picture: Element, compiles: Iterable[Compile]) -> None:
+def _legend(picture: Element, compiles: Iterable[Compile]) -> float:
+    """Draw the legend, of as many lines as it needs; return where the first row is to begin."""
     present = {each.kind for each in compiles}
-    left = float(LEFT)
+    left, y = float(LEFT), TOP - 34.0
     for kind, (name, colour) in KINDS.items():
         if kind in present:
-            SubElement(
-                picture, "rect", x=_px(left), y="50", width="12", height="12", rx="2", fill=colour
-            )
-            _text(picture, left + 18, 60.5, name, size=12)
-            left += 18 + 7 * len(name) + 24
+            width = 18 + 7 * len(name)
+            if left + width > RIGHT:
+                left, y = float(LEFT), y + LEGEND_LINE
+            mark = {"x": _px(left), "y": _px(y), "width": "12", "height": "12", "rx": "2"}
+            SubElement(picture, "rect", mark, fill=colour)
+            _text(picture, left + 18, y + 10.5, name, size=12)
+            left += width + 24
+    return y + 34
 
 
-def _axis(picture: Element, grid: Element, span_s: float, bottom: float) -> None:
+def _axis(picture: Element, grid: Element, span_s: float, top: float, bottom: float) -> None:
     step_s = _step(span_s / TICKS_ABOUT)
     digits = max(0, -math.floor(math.log10(step_s)))
     tick = 0
     while tick * step_s <= span_s:
         x = _px(LEFT + (RIGHT - LEFT) * tick * step_s / span_s)
-        SubElement(grid, "line", x1=x, x2=x, y1=_px(TOP - 6), y2=_px(bottom))
+        SubElement(grid, "line", x1=x, x2=x, y1=_px(top - 6), y2=_px(bottom))
         label = _text(picture, float(x), bottom + 16, f"{tick * step_s:.{digits}f}", size=12)
         label.set("text-anchor", "middle")
         tick += 1
