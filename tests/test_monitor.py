@@ -289,6 +289,14 @@ def test_the_table_says_what_there_is_and_why() -> None:
     assert "host-server 9.9 on farmhost, base port 9714, up 61.0 s, policy tier" in lines
 
 
+def test_slots_in_use_by_backups_are_told_apart() -> None:
+    snapshot = busy_farm().snapshot()
+    snapshot["hosts"][0]["leases"][0]["backup"] = True
+    assert "4 slots: 4 in use (1 backup), 0 free;" in shown(snapshot, 160)
+    snapshot["hosts"][0]["leases"][1]["backup"] = True
+    assert "4 slots: 4 in use (2 backups), 0 free;" in shown(snapshot, 160)
+
+
 @pytest.mark.parametrize("width", [40, 79, 200])
 def test_an_owner_is_there_since_a_time_of_day(width: int) -> None:
     farm = farm_with(Declaration("desk1", slots=2))

@@ -133,8 +133,8 @@ def view(snapshot: Snapshot, width: int, *, totals_first: bool = False) -> Group
     """
     from rich.console import Group
 
-    totals = list(map(_line, [*_totals(snapshot.get("totals", {})), _server(snapshot)]))
     hosts = snapshot["hosts"]
+    totals = list(map(_line, [*_totals(snapshot), _server(snapshot)]))
     parts: list[Table | Text | str] = []
     if hosts:
         parts.append(_hosts_table(hosts, width))
@@ -208,13 +208,20 @@ def _requests_table(requests: Sequence[Snapshot]) -> Table:
     return table
 
 
-def _totals(totals: Snapshot) -> list[str]:
+def _totals(snapshot: Snapshot) -> list[str]:
+    totals = snapshot.get("totals", {})
+    # Such a slot is not free, and yet the next request has it at once.
+    backups = sum(
+        bool(lease.get("backup")) for host in snapshot["hosts"] for lease in host.get("leases", [])
+    )
+    of_these = f" ({_count(backups, 'backup')})" if backups else ""
+
     def number(key: str) -> str:
         return str(totals.get(key, "?"))
 
     now = (
         f"{number('hosts_up')} of {_count(totals.get('hosts'), 'host')} up",
-        f"{_count(totals.get('slots'), 'slot')}: {number('slots_in_use')} in use, "
+        f"{_count(totals.get('slots'), 'slot')}: {number('slots_in_use')} in use{of_these}, "
         f"{number('slots_free')} free",
         f"{_count(totals.get('requests_waiting'), 'request')} waiting",
     )
