@@ -112,6 +112,7 @@ def test_a_project_is_built_on_the_farm(
     output = tmp_path / "demo-output"
     assert "project: 3 files in" in said
     assert "this machine      0 files   local fallbacks: 0" in said
+    assert "backups           0         0 of them first" in said
     assert "demo-output/timeline.svg" in said
     bars = ElementTree.parse(output / "timeline.svg").iter("{http://www.w3.org/2000/svg}title")
     files = sorted((title.text or "").partition("\n")[0] for title in bars)
