@@ -33,11 +33,11 @@ WARNING_AND_ERROR = "#warning seen once\nint f(void) { return nothing; }\n"
 class Farm:
     """host-server with a record, a fast host, a slow one, and a builder with a source file."""
 
-    def __init__(self, path: Path, gethost: Path, *options: str) -> None:
+    def __init__(self, path: Path, gethost: Path, *options: str, slots: int = 2) -> None:
         self._record = path / "record.csv"
         self.server = HostServer(path, "--record", self._record, *options)
-        self.fast = DistccdHost("127.0.0.2")
-        self.slow = DistccdHost("127.0.0.3")
+        self.fast = DistccdHost("127.0.0.2", slots)
+        self.slow = DistccdHost("127.0.0.3", slots)
         self.directory = path / "builder"
         self._gethost = gethost
         self.builder: Gethost

@@ -34,10 +34,7 @@ MAKE = ("make", "-s", "CC=gethost distcc gcc", "CFLAGS=-O1 -MMD -MP -MF $(@:.o=.
 @contextlib.contextmanager
 def backup_farm(path: Path, gethost: Path, *options: str, slots: int = 1) -> Iterator[Farm]:
     """Run a farm, and see to it that nothing is left behind."""
-    farm = Farm(path, gethost, *options)
-    farm.fast = DistccdHost("127.0.0.2", slots)
-    farm.slow = DistccdHost("127.0.0.3", slots)
-    with farm.running():
+    with Farm(path, gethost, *options, slots=slots).running() as farm:
         yield farm
         eventually(lambda: not processes_of(farm))
         assert temporaries(farm) == []
