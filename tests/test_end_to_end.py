@@ -95,14 +95,20 @@ class Farm:
     def rows(self) -> list[tuple[str, str]]:
         """Return the host and the ending of each compile, in the order in which they ended.
 
+        Attempts that were dropped are left out: another one at the same compile went on.
+        """
+        return [row for row in self.attempts() if row[1] != "dropped"]
+
+    def attempts(self) -> list[tuple[str, str]]:
+        """Return the host and the ending of each attempt at a compile, as they ended.
+
         A gethost ends without waiting for the server to have heard of it; where all have ended, the
         server has.
         """
         if all(process.poll() is not None for process in self._started):
             eventually(lambda: self.server.farm()["totals"]["slots_in_use"] == 0)
         with self._record.open(newline="") as file:
-            rows = [(row["host"], row["ending"]) for row in csv.DictReader(file)]
-        return [row for row in rows if row[1] != "dropped"]  # it was done in another attempt
+            return [(row["host"], row["ending"]) for row in csv.DictReader(file)]
 
     def state(self, host: DistccdHost) -> str:
         """Return a host's state."""
@@ -412,7 +418,7 @@ def objects_are_as_local(farm: Farm) -> bool:
 
 def done_once_each(farm: Farm) -> int:
     """Return how many compiles were done; beside them there are only backups, or what had one."""
-    endings = Counter(ending for _, ending in farm.rows())
+    endings = Counter(ending for _, ending in farm.attempts())
     begun = farm.server.farm()["totals"]["backups_begun"]
     assert endings.total() - endings["done"] == endings["dropped"] <= begun
     return endings["done"]
