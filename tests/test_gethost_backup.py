@@ -478,23 +478,33 @@ def test_there_is_one_backup_at_most(compile_: Compile) -> None:
     compile_.connection.send("drop id=9 reason=x")  # the lines crossed
     compile_.connection.send("drop id=8 reason=x")
     compile_.runs("asked")
-    compile_.connection.send(second)
-    assert compile_.connection.receive("dropped") == {"id": "9"}
-    compile_.tell("backup")  # it is too late to end well
-    eventually(lambda: compile_.temporaries() == [])
     compile_.before("backup", "")
-    compile_.back_up(backup_of(10))
+    compile_.connection.send(second)  # it is begun when the one before it is over
+    compile_.tell("backup")  # it is too late to end well
+    compile_.runs("backup")
     compile_.tell("backup")
-    assert compile_.connection.receive("done")["id"] == "10"
+    assert compile_.connection.receive("done")["id"] == "9"
     assert compile_.result() == (0, "backup warns\n")
+
+
+def test_a_backup_that_waits_for_the_one_before_may_be_taken_back(compile_: Compile) -> None:
+    compile_.before("backup", "trap 'echo asked > says; read status < backup; exit 0' TERM")
+    compile_.start()
+    compile_.back_up()
+    compile_.connection.send(f"drop id=8 reason=x\n{backup_of(9)}\ndrop id=9 reason=x")
+    compile_.runs("asked")
+    compile_.tell("backup")
+    eventually(lambda: compile_.temporaries() == [])
+    compile_.tell("first")
+    assert compile_.result() == (0, "first warns\n")
 
 
 def test_events_that_arrive_together(compile_: Compile) -> None:
     compile_.start()
     lines = [BACKUP, "drop id=8 reason=x", backup_of(9), "hint x=y", ""]
     compile_.connection.send_bytes("\n".join(lines).encode())
-    assert compile_.connection.receive("dropped") == {"id": "9"}
-    compile_.connection.send_bytes(f"{BACKUP}\nrevoked reason=x\n".encode())
+    compile_.runs("backup")  # the second of them
+    compile_.connection.send_bytes(f"drop id=9 reason=x\n{BACKUP}\nrevoked reason=x\n".encode())
     compile_.server.accept().send(LEASE)
     compile_.runs_at_last("first")  # a backup may have come as far as that, too
     compile_.tell("first")

@@ -145,6 +145,8 @@ static void start_backup(struct run *run)
             return;
         }
     }
+    if (wanted && run->backup.process && run->backup_given_up)
+        return; /* settle_backup() starts it when the one before is over */
     if (verbose)
         say("backup %s on %s is not started", lease->id, lease->host);
     server_backup_dropped(run->server);
@@ -171,6 +173,8 @@ static void settle_backup(struct run *run)
         return;
     }
     backup_remove(&run->files);
+    bool next_is_offered =
+        run->server->has_backup && strcmp(run->server->backup.id, backup->lease.id) != 0;
     bool exited = WIFEXITED(backup->status);
     int status = exited ? WEXITSTATUS(backup->status) : 0;
     char reason[REASON_SIZE] = "a signal ended it";
@@ -183,10 +187,12 @@ static void settle_backup(struct run *run)
     if (!run->backup_given_up && !doubtful &&
         command_judge(run->command, status) == VERDICT_HOST_FAILED)
         server_backup_failed(run->server, status, reason);
-    else if (first_goes_on(run))
+    else if (first_goes_on(run) && !next_is_offered)
         server_backup_dropped(run->server);
     free(backup->text);
     *backup = NO_ATTEMPT;
+    if (next_is_offered)
+        start_backup(run);
 }
 
 static void take_lease_back(struct run *run, const char *reason)
