@@ -105,7 +105,7 @@ class Backups:
         if candidate is not None:
             self._leave_class(candidate)
         self._quiet_since = now
-        if self._due == math.inf and free is not None and self._slower_than(free.index):
+        if self._due == math.inf and free is not None and self._any_slower_than(free.index):
             self._due = now + self._idle_after_s(GAPS * build.gap_s)
 
     def host_changed(self, host: Host, now: float) -> None:
@@ -157,7 +157,7 @@ class Backups:
         if not members:
             del self._by_class[candidate.index]
 
-    def _slower_than(self, index: int) -> bool:
+    def _any_slower_than(self, index: int) -> bool:
         """Whether any lease runs on a slot that is slower by enough."""
         return any(each + _FASTER_CLASSES <= index for each in self._by_class)
 
@@ -181,10 +181,10 @@ class Backups:
         """Whether there are any."""
         return bool(self._having)
 
-    def choose(self, now: float) -> tuple[Lease, Place] | None:
+    def choose(self, free: Place | None, now: float) -> tuple[Lease, Place] | None:
         """Return a lease that is to have a backup, and the free place for it.
 
-        Among those that a free slot may end sooner it is one of the least served user's: the one
+        `free` is the fastest of all free places. Among those that a free slot may end sooner it is one of the least served user's: the one
         that is expected to end last. To be asked when nothing waits.
         """
         if now < self._due:
@@ -193,7 +193,7 @@ class Backups:
         best: tuple[_Candidate, Place] | None = None
         first = (math.inf, 0.0)
         seen = 0
-        for candidate, place in self._slower_than_free():
+        for candidate, place in self._slower_than(free) if free is not None else ():
             seen += 1
             end = _end_with(candidate, place, now)
             rank = (candidate.build.user.served, -(end or 0.0))
@@ -217,10 +217,12 @@ class Backups:
                 return backup.lease
         return None
 
-    def _slower_than_free(self) -> Iterator[tuple[_Candidate, Place]]:
+    def _slower_than(self, fastest_free: Place) -> Iterator[tuple[_Candidate, Place]]:
         """Yield leases with a free place for each that is faster by enough."""
         free: dict[Turns, Place | None] = {}
         for index, members in self._by_class.items():
+            if index + _FASTER_CLASSES > fastest_free.index:
+                continue
             for candidate in islice(members.values(), LOOKED_AT):
                 turns = self._turns_of(candidate.build, candidate.running.lease.request)
                 if turns not in free:

@@ -422,7 +422,7 @@ class EarliestPolicy:
         if self._waiting:
             self._backups.postpone(now)
             return None
-        chosen = self._backups.choose(now)
+        chosen = self._backups.choose(self._places.farm.fastest_free(), now)
         return None if chosen is None else (chosen[0], chosen[1].host)
 
     def backup_began(self, backup: Lease, now: float) -> None:
@@ -553,7 +553,7 @@ class EarliestPolicy:
         limit = (self._rest_s(build, now, typical) * build.mode.limit + EPSILON_S) * place.speed
         longest = known[-1][0] if known else typical
         if longest > limit:
-            limit = max(limit, queue.turns.view.no_sooner_elsewhere(place, now))
+            limit = queue.turns.view.no_sooner_elsewhere(place, now, at_least=limit)
         if (known[0][0] if known else typical) > limit:
             if unknown and typical <= limit:
                 return queue.oldest_unknown()
