@@ -167,6 +167,17 @@ class Backups:
         """Return when `choose` may have another answer although nothing changed."""
         return self._due
 
+    def lapse(self, now: float, waiting: bool, free: Place | None) -> None:
+        """Take note that time passed in which nothing could have been chosen, and nobody asked.
+
+        To be told before anything changes, of who waited and what was free until now.
+        """
+        if self._due < now:
+            if waiting:
+                self.postpone(now)
+            elif free is None:
+                self._due = math.inf
+
     def postpone(self, now: float) -> None:
         """Leave the choice, if it is due, until nobody waits any more."""
         if now >= self._due:
@@ -249,6 +260,8 @@ def _wants(turns: Turns, backup: Running) -> bool:
 def _end_with(candidate: _Candidate, place: Place, now: float) -> float | None:
     """Return when a compile is expected to end; None: a backup at that place has little use."""
     running, backup, build = candidate.running, candidate.backup, candidate.build
+    if backup is not None and place.speed < FASTER * backup.speed:
+        return None
     speed = candidate.speed()
     if place.speed < FASTER * speed:  # its class was an earlier speed's
         return None
@@ -259,8 +272,6 @@ def _end_with(candidate: _Candidate, place: Place, now: float) -> float | None:
     cost = max(running.charged, work) if known else _cost_above(most, build.costs)
     end = now + (cost - work) / speed
     if backup is not None:
-        if place.speed < FASTER * backup.speed:
-            return None
         end = min(end, backup.start_s + cost / backup.speed)
     if end > now + restart_s + cost / place.speed:
         return end

@@ -402,15 +402,26 @@ class EarliestPolicy:
     def next_deadline(self) -> float | None:
         """See `Policy`."""
         self._patience.begin()
-        due = self._backups.next_due() if self._backups is not None else math.inf
-        if not self._waiting:
-            return None if due == math.inf else due
-        due = min(due, self._patience.next_end())
-        if self._alarms:
-            due = min(due, self._alarms[0][0])
+        due = math.inf
+        if self._waiting:
+            due = self._patience.next_end()
+            if self._alarms:
+                due = min(due, self._alarms[0][0])
+        elif self._backups is not None and self._backups.next_due() < math.inf:
+            if self._places.farm.fastest_free() is not None:
+                due = self._backups.next_due()
         return None if due == math.inf else due
 
     # -- backups
+
+    def time_comes(self, now: float) -> None:
+        """See `Policy`.
+
+        A backup was due, perhaps, when there was no slot for one. `next_deadline` has nobody woken
+        for that: on a busy farm it would be after each compile.
+        """
+        if self._backups is not None and self._backups.next_due() < now:
+            self._backups.lapse(now, bool(self._waiting), self._places.farm.fastest_free())
 
     def _turns_of(self, build: Build, request: Request) -> Turns:
         return self._queue(build, request).turns
