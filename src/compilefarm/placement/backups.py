@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -83,6 +83,7 @@ class Backups:
         self._candidates: dict[int, _Candidate] = {}
         self._by_class: dict[int, dict[int, _Candidate]] = {}  # oldest first
         self._having: dict[int, _Candidate] = {}  # a backup
+        self._backups_of_class: dict[int, dict[int, Running]] = {}  # oldest first
         self._due = math.inf
         self._postponed = False
         self._wait_s = 0.0  # longer, since backups were taken back
@@ -130,6 +131,7 @@ class Backups:
         candidate = self._candidates[backup.lease.id]
         candidate.backup = backup
         self._having[backup.lease.id] = candidate
+        self._backups_of_class.setdefault(backup.index, {})[backup.lease.id] = backup
         self._due = now
 
     def over(self, lease: Lease, now: float) -> tuple[Running, Build]:
@@ -144,6 +146,10 @@ class Backups:
         self._due = min(self._due, now + self._idle_after_s())
         backup, candidate.backup = candidate.backup, None
         assert backup is not None
+        alike = self._backups_of_class[backup.index]
+        del alike[lease.id]
+        if not alike:
+            del self._backups_of_class[backup.index]
         return backup, candidate.build
 
     def running(self, lease: Lease) -> Running | None:
@@ -219,13 +225,16 @@ class Backups:
         self._moving = candidate if candidate.backup is not None else None
         return candidate.running.lease, place
 
-    def in_the_way(self, contested: Iterable[Turns]) -> Lease | None:
-        """Return a backup on a slot that somebody who waits would have instead."""
-        having = self._having.values()
-        backups = [candidate.backup for candidate in having if candidate.backup is not None]
-        for backup in sorted(backups, key=lambda backup: -backup.index):
-            if any(_wants(turns, backup) for turns in contested):
-                return backup.lease
+    def in_the_way(self, contested: Collection[Turns]) -> Lease | None:
+        """Return a backup on a slot that somebody who waits would have instead.
+
+        Those who wait are asked once of each class, and then almost any backup of it will do.
+        """
+        for index in sorted(self._backups_of_class, reverse=True):
+            wanting = [turns for turns in contested if _wants(turns, index)]
+            for backup in self._backups_of_class[index].values() if wanting else ():
+                if any(_may_have(turns, backup) for turns in wanting):
+                    return backup.lease
         return None
 
     def _slower_than(self, fastest_free: Place) -> Iterator[tuple[_Candidate, Place]]:
@@ -247,14 +256,17 @@ class Backups:
                     yield candidate, place
 
 
-def _wants(turns: Turns, backup: Running) -> bool:
-    """Whether the next that waits would rather have a backup's slot than the fastest free one."""
-    if turns.view not in backup.place.views or backup.lease.host.name in turns.avoid:
-        return False
+def _wants(turns: Turns, index: int) -> bool:
+    """Whether the next that waits would rather have a slot of a class than the fastest free one."""
     free = turns.free()
-    if free is not None and free.index >= backup.index:
+    if free is not None and free.index >= index:
         return False
-    return bool(turns.overdue) or turns.first(backup.index) is not None
+    return bool(turns.overdue) or turns.first(index) is not None
+
+
+def _may_have(turns: Turns, backup: Running) -> bool:
+    """Whether those who wait may use the slot of a backup."""
+    return turns.view in backup.place.views and backup.lease.host.name not in turns.avoid
 
 
 def _end_with(candidate: _Candidate, place: Place, now: float) -> float | None:
