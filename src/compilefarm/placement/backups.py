@@ -20,6 +20,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 from itertools import islice
 
 from compilefarm.model import Host, Lease, Request
@@ -72,6 +73,10 @@ class _Candidate:
         return self.running.speed * max(slots, 0.5) / in_use
 
 
+# How much its user was served, minus its expected end, a number that tells equals apart.
+_Ranked = tuple[float, float, int, _Candidate]
+
+
 class Backups:
     """The leases that have a backup, and those that may come to have one.
 
@@ -89,6 +94,7 @@ class Backups:
         self._wait_s = 0.0  # longer, since backups were taken back
         self._moving: _Candidate | None = None  # its backup ends, to begin again elsewhere
         self._quiet_since = 0.0
+        self._ranking: list[_Ranked] = []  # who may have a backup now, a heap
 
     # -- leases come and go
 
@@ -111,6 +117,7 @@ class Backups:
 
     def host_changed(self, host: Host, now: float) -> None:
         """Take note that a host may be faster or slower now."""
+        self._ranking.clear()
         for number in host.leases:
             candidate = self._candidates.get(number)
             if candidate is not None and candidate.running.lease.host is host:
@@ -201,29 +208,55 @@ class Backups:
     def choose(self, free: Place | None, now: float) -> tuple[Lease, Place] | None:
         """Return a lease that is to have a backup, and the free place for it.
 
-        `free` is the fastest of all free places. Among those that a free slot may end sooner it is one of the least served user's: the one
-        that is expected to end last. To be asked when nothing waits.
+        `free` is the fastest of all free places. Among those that a free slot may end sooner it is
+        one of the least served user's: the one that is expected to end last. To be asked when
+        nothing waits, and until it says None: so all are looked at once, not for each backup.
         """
         if now < self._due:
             return None
+        chosen = self._next_ranked(now)
+        if chosen is None:
+            seen = self._rank(free, now) if free is not None else 0
+            chosen = self._next_ranked(now)
+            if chosen is None:
+                wait_s = max(RESTART_S, AGAIN * (now - self._quiet_since), AGAIN_FOR_EACH_S * seen)
+                self._due = now + wait_s if seen else math.inf
+                return None
         self._due = math.inf
-        best: tuple[_Candidate, Place] | None = None
-        first = (math.inf, 0.0)
-        seen = 0
-        for candidate, place in self._slower_than(free) if free is not None else ():
-            seen += 1
-            end = _end_with(candidate, place, now)
-            rank = (candidate.build.user.served, -(end or 0.0))
-            if end is not None and rank < first:
-                best, first = (candidate, place), rank
-        if best is None:
-            if seen:
-                quiet_s = now - self._quiet_since
-                self._due = now + max(RESTART_S, AGAIN * quiet_s, AGAIN_FOR_EACH_S * seen)
-            return None
-        candidate, place = best
+        candidate, place = chosen
         self._moving = candidate if candidate.backup is not None else None
         return candidate.running.lease, place
+
+    def _rank(self, free: Place, now: float) -> int:
+        """Rank those who may have a backup, and return how many were looked at."""
+        seen = 0
+        for number, (candidate, place) in enumerate(self._slower_than(free)):
+            seen += place.host is not candidate.running.lease.host
+            end = _end_with(candidate, place, now)
+            if end is not None:
+                self._ranking.append((candidate.build.user.served, -end, number, candidate))
+        heapify(self._ranking)
+        return seen
+
+    def _next_ranked(self, now: float) -> tuple[_Candidate, Place] | None:
+        """Return the first who may still have a backup: the fastest slots went to those before."""
+        aside = []  # the slot that they could have is on the very host that they run on
+        chosen = None
+        while self._ranking and chosen is None:
+            entry = heappop(self._ranking)
+            candidate = entry[3]
+            place = self._turns_of(candidate.build, candidate.running.lease.request).free()
+            if place is None or not _is_faster(place, candidate):
+                continue
+            if _end_with(candidate, place, now) is None:
+                continue
+            if place.host is candidate.running.lease.host:
+                aside.append(entry)
+            else:
+                chosen = candidate, place
+        for entry in aside if chosen is not None else ():
+            heappush(self._ranking, entry)
+        return chosen
 
     def in_the_way(self, contested: Collection[Turns]) -> Lease | None:
         """Return a backup on a slot that somebody who waits would have instead.
@@ -248,12 +281,13 @@ class Backups:
                 if turns not in free:
                     free[turns] = turns.free()
                 place = free[turns]
-                if (
-                    place is not None
-                    and place.index >= index + _FASTER_CLASSES
-                    and place.host is not candidate.running.lease.host
-                ):
+                if place is not None and _is_faster(place, candidate):
                     yield candidate, place
+
+
+def _is_faster(place: Place, candidate: _Candidate) -> bool:
+    """Whether a place is of a class that is faster by enough."""
+    return place.index >= candidate.index + _FASTER_CLASSES
 
 
 def _wants(turns: Turns, index: int) -> bool:

@@ -407,9 +407,8 @@ class EarliestPolicy:
             due = self._patience.next_end()
             if self._alarms:
                 due = min(due, self._alarms[0][0])
-        elif self._backups is not None and self._backups.next_due() < math.inf:
-            if self._places.farm.fastest_free() is not None:
-                due = self._backups.next_due()
+        elif self._backups is not None and self._places.farm.fastest_free() is not None:
+            due = self._backups.next_due()
         return None if due == math.inf else due
 
     # -- backups
