@@ -407,8 +407,10 @@ class EarliestPolicy:
             due = self._patience.next_end()
             if self._alarms:
                 due = min(due, self._alarms[0][0])
-        elif self._backups is not None and self._places.farm.fastest_free() is not None:
+        elif self._backups is not None:
             due = self._backups.next_due()
+            if due < math.inf and self._places.farm.fastest_free() is None:
+                due = math.inf
         return None if due == math.inf else due
 
     # -- backups
