@@ -75,7 +75,9 @@ def test_nothing_is_kept_of_a_user_who_no_longer_waits() -> None:
         turns.stand(his, line)
     turns.leave(hers)
     turns.leave(his)
-    assert not (ann.standing or bob.standing or turns._lines)
+    assert not ann.standing
+    assert not bob.standing
+    assert not turns._lines
 
 
 def test_giving_back_takes_as_long_however_many_builds_of_a_user_wait() -> None:
