@@ -1,4 +1,4 @@
-"""What a grant costs on a farm of 5,000 hosts, beside a farm of 10.
+"""What a grant costs on a farm of 10,000 hosts, beside a farm of 10.
 
 Three times: in the core alone, where the CPU time of a grant is all that there is; through a
 running host-server, in the CPU time of its process; and while somebody looks at the monitor, which
@@ -32,10 +32,10 @@ from compilefarm.placement.earliest import EarliestPolicy
 from compilefarm.placement.tier import TierPolicy
 from compilefarm.server import settle_collector
 
-FEW_HOSTS, MANY_HOSTS = 10, 5000
+FEW_HOSTS, MANY_HOSTS = 10, 10_000
 AT_ONCE = 64
 SLOTS = 32  # of a host: more than are used at once on the small farm, too
-BUSY_SLOTS = 4  # of a host, where all are to be in use
+BUSY_SLOTS = 10  # of a host, where all are to be in use
 RATIO_LIMIT = 1.5
 STALL_LIMIT_MS = 100.0
 POLICIES: dict[str, Callable[[], Policy]] = {

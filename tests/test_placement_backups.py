@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from farmyard import DONE, Farmyard, host
 
 from compilefarm.events import BackupEnded, HostAdded, HostRemoved, LoadReported
 from compilefarm.model import DISTCC_PORT, OVERTAKEN, Load, Outcome, State
+from compilefarm.placement import backups as backups_module
 from compilefarm.placement.earliest import EarliestPolicy
 
 FAILED = Outcome(exit=116, failed=True)
@@ -180,3 +183,44 @@ def test_an_attempt_that_was_overtaken_says_nothing_of_its_host() -> None:
     assert not OVERTAKEN.failed
     assert OVERTAKEN.exit is None
     assert DONE is not OVERTAKEN
+
+
+def test_many_backups_at_once_cost_no_look_at_everybody_for_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked_at = 0
+    end_with = backups_module._end_with
+
+    def counted(*arguments: Any) -> float | None:
+        nonlocal looked_at
+        looked_at += 1
+        return end_with(*arguments)
+
+    monkeypatch.setattr(backups_module, "_end_with", counted)
+    yard = Farmyard(host("fast", 50, 10), host("slow", 50, 1))
+    asked = [yard.ask(f"{number}.c", backup=True) for number in range(100)]
+    yard.until(yard.now + 0.1)
+    slow = [number for number in asked if yard.host_of(number) == "slow"]
+    for number in set(asked) - set(slow):
+        yard.end(number)
+    yard.until(yard.now + 1.0)
+    assert [yard.backup_of(number) for number in slow] == ["fast"] * 50
+    assert looked_at < 500
+
+
+def test_a_busy_farm_wakes_nobody_to_look_for_backups() -> None:
+    yard = Farmyard(host("fast", 1, 10), host("slow", 1, 1))
+    first, giant = yard.ask("a.c", backup=True), yard.ask("giant.c", backup=True)
+    yard.until(yard.now + 0.1)
+    yard.end(first)
+    next_due = yard.farm.policy.next_deadline()
+    assert next_due is not None
+    other = yard.ask("b.c", backup=True)
+    assert yard.host_of(other) == "fast"
+    assert yard.farm.policy.next_deadline() is None
+    yard.until(yard.now + 1.0)
+    assert yard.backup_of(giant) is None
+    yard.end(other)
+    due = yard.farm.policy.next_deadline()
+    assert due is not None
+    assert due > yard.now, "its builder may be about to ask again"

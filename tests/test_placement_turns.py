@@ -62,7 +62,43 @@ def test_one_that_moves_again_and_again_leaves_no_trail() -> None:
     for _ in range(10_000):
         turns.stand(queue, 3)
         turns.stand(queue, FIRST_LINE)
-    assert sum(len(line) for line in turns._lines.values()) < 200
+    lines = turns._lines.values()
+    assert sum(len(line._entries) for line in lines) < 200
+    assert sum(len(own.queues) for line in lines for own in line._of.values()) < 200
+
+
+def test_nothing_is_kept_of_a_user_who_no_longer_waits() -> None:
+    ann, bob = User(), User()
+    turns, (hers, his) = turns_of([build(ann, "ann"), build(bob, "bob")])
+    for line in range(10):
+        turns.stand(hers, line)
+        turns.stand(his, line)
+    turns.leave(hers)
+    turns.leave(his)
+    assert not ann.standing
+    assert not bob.standing
+    assert not turns._lines
+
+
+def test_giving_back_takes_as_long_however_many_builds_of_a_user_wait() -> None:
+    ann, bob = User(), User()
+    builds = [build(ann, str(number)) for number in range(1000)] + [build(bob, "bob")]
+    turns, queues = turns_of(builds)
+    for each in builds:
+        serve(each, 1.0)
+    for queue in queues:
+        turns.stand(queue, FIRST_LINE)
+    stamps = [queue.stamp for queue in queues]
+    serve(builds[500], -0.5)
+    entry = turns.first(0)
+    assert entry is not None
+    assert entry[-1] is queues[-1]  # Bob was served less
+    serve(builds[-1], 2000.0)
+    entry = turns.first(0)
+    assert entry is not None
+    assert entry[-1] is queues[500]
+    moved = [queue.stamp != stamp for queue, stamp in zip(queues, stamps, strict=True)]
+    assert sum(moved) == 1
 
 
 def test_only_turns_in_which_somebody_waits_are_contested() -> None:

@@ -200,6 +200,7 @@ class Farm:
         self.now = max(now, self.now)
         effects = self._effects = []
         self._choice_narrowed = False
+        self.policy.time_comes(self.now)
         self._handlers[type(event)](event)
         self._ring()
         if self.waiting:

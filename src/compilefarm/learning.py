@@ -402,25 +402,28 @@ class Learning:
         before: list[_Said] = []
         # What the host says itself of one file, when it was crowded and when it was not.
         own = own_weight = 0.0
-        recently = max((seen.at for seen in host.seen), default=0.0) - DAY_S
+        recently = max([seen.at for seen in host.seen], default=0.0) - DAY_S
         for seen in host.seen:
             total = weights = 0.0
             for other in seen.file.seen:
                 on = other.host
                 if on is not host:
                     # `alone_log_s` in full: this is the loop that learning spends its time in.
-                    total += on.weight * (other.log_s - on.crowding * other.crowding + on.mean)
-                    weights += on.weight
-                elif abs(more := seen.crowding - other.crowding) > CROWDING_APART:
+                    weight = on.weight
+                    total += weight * (other.log_s - on.crowding * other.crowding + on.mean)
+                    weights += weight
+                elif (
+                    other is not seen
+                    and abs(more := seen.crowding - other.crowding) > CROWDING_APART
+                ):
                     longer = min(
                         max(-LONGER_LIMIT, (seen.log_s - other.log_s) / more), LONGER_LIMIT
                     )
                     own += more * more * longer
                     own_weight += more * more
             if weights > len(seen.file.seen) * UNDECLARED:
-                said = _Said(
-                    total / weights - seen.log_s, NOISE_SD**2 + 1.0 / weights, seen.crowding
-                )
+                speed, variance = total / weights - seen.log_s, NOISE_SD**2 + 1.0 / weights
+                said = (speed, variance, seen.crowding)
                 (says if seen.at >= recently else before).append(said)
         mean, variance = host.declared, PRIOR_SD**2
         # Each pair was met twice, and each of its two compiles is noisy.
@@ -463,16 +466,13 @@ class _Crowding(NamedTuple):
     precision: float
 
 
-class _Said(NamedTuple):
-    """What others say of a host's speed, by one of its compiles, which crowding made slower."""
-
-    speed: float
-    variance: float
-    crowding: float
+# What others say of a host's speed, by one of its compiles: the speed, its variance, and the
+# crowding that made the compile slower.
+_Said = tuple[float, float, float]
 
 
 def _median(says: list[_Said], costs: float) -> float:
-    return sorted([said.speed + costs * said.crowding for said in says])[len(says) // 2]
+    return sorted([speed + costs * crowding for speed, _, crowding in says])[len(says) // 2]
 
 
 def _fitted(
@@ -488,15 +488,15 @@ def _fitted(
     precision = 1.0 / prior_variance
     total = prior * precision
     sum_x = sum_xx = sum_xy = 0.0
-    for said in says:
-        x = said.crowding
-        off = abs(said.speed + costs * x - median) / math.sqrt(said.variance)
-        weight = (1.0 if off <= HUBER else HUBER / off) / said.variance
-        total += weight * said.speed
+    for speed, variance, x in says:
+        off = abs(speed + costs * x - median) / math.sqrt(variance)
+        weight = (1.0 if off <= HUBER else HUBER / off) / variance
+        total += weight * speed
         precision += weight
-        sum_x += weight * x
-        sum_xx += weight * x * x
-        sum_xy += weight * x * said.speed
+        weight_x = weight * x
+        sum_x += weight_x
+        sum_xx += weight_x * x
+        sum_xy += weight_x * speed
     spread = sum_xx - sum_x * sum_x / precision + crowding.precision
     costs = (sum_x * total / precision - sum_xy + crowding.total) / spread
     costs = min(max(0.0, costs), CROWDING_LIMIT)
@@ -523,7 +523,7 @@ def _cost_of(file: _File) -> float:
     least, most = math.inf, -math.inf
     for seen in file.seen:
         host = seen.host
-        log_s = seen.alone_log_s + host.mean
+        log_s = seen.log_s - host.crowding * seen.crowding + host.mean
         total += host.weight * log_s
         weights += host.weight
         if log_s < least:

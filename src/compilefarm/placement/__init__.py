@@ -34,6 +34,9 @@ class Standing:
 class WithoutBackups:
     """A part of policies that give no backups."""
 
+    def time_comes(self, now: float) -> None:
+        """See `Policy`."""
+
     def next_backup(self, now: float) -> tuple[Lease, Host] | None:
         """See `Policy`."""
         return None
@@ -54,6 +57,9 @@ class Policy(Protocol):
 
     name: str
     """The name that `--policy` takes."""
+
+    def time_comes(self, now: float) -> None:
+        """Note that nothing changed until now; something may at once."""
 
     def host_changed(self, host: Host, now: float) -> None:
         """Read a host anew: its state, slots, power index, load or restrictions changed."""

@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 from itertools import islice
 
 from compilefarm.model import Host, Lease, Request
@@ -72,6 +73,10 @@ class _Candidate:
         return self.running.speed * max(slots, 0.5) / in_use
 
 
+# How much its user was served, minus its expected end, a number that tells equals apart.
+_Ranked = tuple[float, float, int, _Candidate]
+
+
 class Backups:
     """The leases that have a backup, and those that may come to have one.
 
@@ -83,10 +88,12 @@ class Backups:
         self._candidates: dict[int, _Candidate] = {}
         self._by_class: dict[int, dict[int, _Candidate]] = {}  # oldest first
         self._having: dict[int, _Candidate] = {}  # a backup
+        self._backups_of_class: dict[int, dict[int, Running]] = {}  # oldest first
         self._due = math.inf
         self._postponed = False
         self._wait_s = 0.0  # longer, since backups were taken back
         self._moving: _Candidate | None = None  # its backup ends, to begin again elsewhere
+        self._ranking: list[_Ranked] = []  # who may have a backup now, a heap
 
     # -- leases come and go
 
@@ -103,11 +110,12 @@ class Backups:
         candidate = self._candidates.pop(number, None)
         if candidate is not None:
             self._leave_class(candidate)
-        if self._due == math.inf and free is not None and self._slower_than(free.index):
+        if self._due == math.inf and free is not None and self._any_slower_than(free.index):
             self._due = now + self._idle_after_s(GAPS * build.gap_s)
 
     def host_changed(self, host: Host, now: float) -> None:
         """Take note that a host may be faster or slower now."""
+        self._ranking.clear()
         for number in host.leases:
             candidate = self._candidates.get(number)
             if candidate is not None and candidate.running.lease.host is host:
@@ -128,6 +136,7 @@ class Backups:
         candidate = self._candidates[backup.lease.id]
         candidate.backup = backup
         self._having[backup.lease.id] = candidate
+        self._backups_of_class.setdefault(backup.index, {})[backup.lease.id] = backup
         self._due = now
 
     def over(self, lease: Lease, now: float) -> tuple[Running, Build]:
@@ -142,6 +151,10 @@ class Backups:
         self._due = min(self._due, now + self._idle_after_s())
         backup, candidate.backup = candidate.backup, None
         assert backup is not None
+        alike = self._backups_of_class[backup.index]
+        del alike[lease.id]
+        if not alike:
+            del self._backups_of_class[backup.index]
         return backup, candidate.build
 
     def running(self, lease: Lease) -> Running | None:
@@ -155,7 +168,7 @@ class Backups:
         if not members:
             del self._by_class[candidate.index]
 
-    def _slower_than(self, index: int) -> bool:
+    def _any_slower_than(self, index: int) -> bool:
         """Whether any lease runs on a slot that is slower by enough."""
         return any(each + _FASTER_CLASSES <= index for each in self._by_class)
 
@@ -164,6 +177,17 @@ class Backups:
     def next_due(self) -> float:
         """Return when `choose` may have another answer although nothing changed."""
         return self._due
+
+    def lapse(self, now: float, waiting: bool, free: Place | None) -> None:
+        """Take note that time passed in which nothing could have been chosen, and nobody asked.
+
+        To be told before anything changes, of who waited and what was free until now.
+        """
+        if self._due < now:
+            if waiting:
+                self.postpone(now)
+            elif free is None:
+                self._due = math.inf
 
     def postpone(self, now: float) -> None:
         """Leave the choice, if it is due, until nobody waits any more."""
@@ -179,74 +203,112 @@ class Backups:
         """Whether there are any."""
         return bool(self._having)
 
-    def choose(self, now: float) -> tuple[Lease, Place] | None:
+    def choose(self, free: Place | None, now: float) -> tuple[Lease, Place] | None:
         """Return a lease that is to have a backup, and the free place for it.
 
-        Among those that a free slot may end sooner it is one of the least served user's: the one
-        that is expected to end last. To be asked when nothing waits.
+        `free` is the fastest of all free places. Among those that a free slot may end sooner it is
+        one of the least served user's: the one that is expected to end last. To be asked when
+        nothing waits, and until it says None: so all are looked at once, not for each backup.
         """
         if now < self._due:
             return None
+        chosen = self._next_ranked(now)
+        if chosen is None:
+            again_s = self._rank(free, now) if free is not None else math.inf
+            chosen = self._next_ranked(now)
+            if chosen is None:
+                self._due = now + again_s
+                return None
         self._due = math.inf
-        best: tuple[_Candidate, Place] | None = None
-        first = (math.inf, 0.0)
-        seen = 0
-        youngest = -math.inf
-        for candidate, place in self._slower_than_free():
-            seen += 1
-            youngest = max(youngest, candidate.running.start_s)
-            end = _end_with(candidate, place, now)
-            rank = (candidate.build.user.served, -(end or 0.0))
-            if end is not None and rank < first:
-                best, first = (candidate, place), rank
-        if best is None:
-            if seen:
-                age_s = now - youngest
-                self._due = now + max(RESTART_S, AGAIN * age_s, AGAIN_FOR_EACH_S * seen)
-            return None
-        candidate, place = best
+        candidate, place = chosen
         self._moving = candidate if candidate.backup is not None else None
         return candidate.running.lease, place
 
-    def in_the_way(self, contested: Iterable[Turns]) -> Lease | None:
-        """Return a backup on a slot that somebody who waits would have instead."""
-        having = self._having.values()
-        backups = [candidate.backup for candidate in having if candidate.backup is not None]
-        for backup in sorted(backups, key=lambda backup: -backup.index):
-            if any(_wants(turns, backup) for turns in contested):
-                return backup.lease
+    def _rank(self, free: Place, now: float) -> float:
+        """Rank those who may have a backup; return after how long it is worth another look."""
+        seen, youngest = 0, -math.inf
+        for number, (candidate, place) in enumerate(self._slower_than(free)):
+            running = candidate.running
+            if place.host is not running.lease.host:
+                seen, youngest = seen + 1, max(youngest, running.start_s)
+            end = _end_with(candidate, place, now)
+            if end is not None:
+                self._ranking.append((candidate.build.user.served, -end, number, candidate))
+        heapify(self._ranking)
+        if not seen:
+            return math.inf
+        return max(RESTART_S, AGAIN * (now - youngest), AGAIN_FOR_EACH_S * seen)
+
+    def _next_ranked(self, now: float) -> tuple[_Candidate, Place] | None:
+        """Return the first who may still have a backup: the fastest slots went to those before."""
+        aside = []  # the slot that they could have is on the very host that they run on
+        chosen = None
+        while self._ranking and chosen is None:
+            entry = heappop(self._ranking)
+            candidate = entry[3]
+            place = self._turns_of(candidate.build, candidate.running.lease.request).free()
+            if place is None or not _is_faster(place, candidate):
+                continue
+            if _end_with(candidate, place, now) is None:
+                continue
+            if place.host is candidate.running.lease.host:
+                aside.append(entry)
+            else:
+                chosen = candidate, place
+        for entry in aside if chosen is not None else ():
+            heappush(self._ranking, entry)
+        return chosen
+
+    def in_the_way(self, contested: Collection[Turns]) -> Lease | None:
+        """Return a backup on a slot that somebody who waits would have instead.
+
+        Those who wait are asked once of each class, and then almost any backup of it will do.
+        """
+        for index in sorted(self._backups_of_class, reverse=True):
+            wanting = [turns for turns in contested if _wants(turns, index)]
+            for backup in self._backups_of_class[index].values() if wanting else ():
+                if any(_may_have(turns, backup) for turns in wanting):
+                    return backup.lease
         return None
 
-    def _slower_than_free(self) -> Iterator[tuple[_Candidate, Place]]:
+    def _slower_than(self, fastest_free: Place) -> Iterator[tuple[_Candidate, Place]]:
         """Yield leases with a free place for each that is faster by enough."""
         free: dict[Turns, Place | None] = {}
         for index, members in self._by_class.items():
+            if index + _FASTER_CLASSES > fastest_free.index:
+                continue
             for candidate in islice(members.values(), LOOKED_AT):
                 turns = self._turns_of(candidate.build, candidate.running.lease.request)
                 if turns not in free:
                     free[turns] = turns.free()
                 place = free[turns]
-                if (
-                    place is not None
-                    and place.index >= index + _FASTER_CLASSES
-                    and place.host is not candidate.running.lease.host
-                ):
+                if place is not None and _is_faster(place, candidate):
                     yield candidate, place
 
 
-def _wants(turns: Turns, backup: Running) -> bool:
-    """Whether the next that waits would rather have a backup's slot than the fastest free one."""
-    if turns.view not in backup.place.views or backup.lease.host.name in turns.avoid:
-        return False
+def _is_faster(place: Place, candidate: _Candidate) -> bool:
+    """Whether a place is of a class that is faster by enough."""
+    return place.index >= candidate.index + _FASTER_CLASSES
+
+
+def _wants(turns: Turns, index: int) -> bool:
+    """Whether the next that waits would rather have a slot of a class than the fastest free one."""
     free = turns.free()
-    if free is not None and free.index >= backup.index:
+    if free is not None and free.index >= index:
         return False
-    return bool(turns.overdue) or turns.first(backup.index) is not None
+    return bool(turns.overdue) or turns.first(index) is not None
+
+
+def _may_have(turns: Turns, backup: Running) -> bool:
+    """Whether those who wait may use the slot of a backup."""
+    return turns.view in backup.place.views and backup.lease.host.name not in turns.avoid
 
 
 def _end_with(candidate: _Candidate, place: Place, now: float) -> float | None:
     """Return when a compile is expected to end; None: a backup at that place has little use."""
     running, backup, build = candidate.running, candidate.backup, candidate.build
+    if backup is not None and place.speed < FASTER * backup.speed:
+        return None
     speed = candidate.speed()
     if place.speed < FASTER * speed:  # its class was an earlier speed's
         return None
@@ -257,8 +319,6 @@ def _end_with(candidate: _Candidate, place: Place, now: float) -> float | None:
     cost = max(running.charged, work) if known else _cost_above(most, build.costs)
     end = now + (cost - work) / speed
     if backup is not None:
-        if place.speed < FASTER * backup.speed:
-            return None
         end = min(end, backup.start_s + cost / backup.speed)
     if end > now + restart_s + cost / place.speed:
         return end

@@ -118,6 +118,7 @@ class Build:
         self.served = 0.0
         self.queue_of: dict[tuple[str, str, frozenset[str]], Queue] = {}  # by restriction
         self.queues: dict[tuple[View, frozenset[str]], Queue] = {}
+        self.standing: dict[Queue, None] = {}  # of these, those with something waiting
         self.waiting = 0
         self.unknown = 0
         self.waiting_work = 0.0

@@ -405,15 +405,27 @@ class EarliestPolicy:
     def next_deadline(self) -> float | None:
         """See `Policy`."""
         self._patience.begin()
-        due = self._backups.next_due() if self._backups is not None else math.inf
-        if not self._waiting:
-            return None if due == math.inf else due
-        due = min(due, self._patience.next_end())
-        if self._alarms:
-            due = min(due, self._alarms[0][0])
+        due = math.inf
+        if self._waiting:
+            due = self._patience.next_end()
+            if self._alarms:
+                due = min(due, self._alarms[0][0])
+        elif self._backups is not None:
+            due = self._backups.next_due()
+            if due < math.inf and self._places.farm.fastest_free() is None:
+                due = math.inf
         return None if due == math.inf else due
 
     # -- backups
+
+    def time_comes(self, now: float) -> None:
+        """See `Policy`.
+
+        A backup was due, perhaps, when there was no slot for one. `next_deadline` has nobody woken
+        for that: on a busy farm it would be after each compile.
+        """
+        if self._backups is not None and self._backups.next_due() < now:
+            self._backups.lapse(now, bool(self._waiting), self._places.farm.fastest_free())
 
     def _turns_of(self, build: Build, request: Request) -> Turns:
         return self._queue(build, request).turns
@@ -425,7 +437,7 @@ class EarliestPolicy:
         if self._waiting:
             self._backups.postpone(now)
             return None
-        chosen = self._backups.choose(now)
+        chosen = self._backups.choose(self._places.farm.fastest_free(), now)
         return None if chosen is None else (chosen[0], chosen[1].host)
 
     def backup_began(self, backup: Lease, now: float) -> None:
@@ -589,7 +601,7 @@ class EarliestPolicy:
         limit = (self._rest_s(build, now, typical) * build.mode.limit + EPSILON_S) * place.speed
         longest = known[-1][0] if known else typical
         if longest > limit:
-            limit = max(limit, queue.turns.view.no_sooner_elsewhere(place, now))
+            limit = queue.turns.view.no_sooner_elsewhere(place, now, at_least=limit)
         if (known[0][0] if known else typical) > limit:
             if unknown and typical <= limit:
                 return queue.oldest_unknown()

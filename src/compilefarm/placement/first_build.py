@@ -44,6 +44,7 @@ def limit(
     brings = max(0.0, 1.0 - farm.fastest_sum(jobs, place.index) / power)
     queued_s = outstanding / max(EPSILON_S, farm.power)
     rest_s = typical * (QUEUE * math.pow(brings, BRINGS) * queued_s + FASTEST / top)
-    if typical > rest_s * speed and build.done >= TYPICAL_FILES:
-        return max(rest_s * speed, queue.turns.view.no_sooner_elsewhere(place, now))
-    return rest_s * speed
+    within_rest = rest_s * speed
+    if typical > within_rest and build.done >= TYPICAL_FILES:
+        return queue.turns.view.no_sooner_elsewhere(place, now, at_least=within_rest)
+    return within_rest

@@ -264,11 +264,12 @@ class View:
         heappush(speed_class.ends, (running.end_s, serial, running))
         drop_untrue(speed_class.ends, speed_class.slots)
 
-    def no_sooner_elsewhere(self, free: Place, now: float) -> float:
+    def no_sooner_elsewhere(self, free: Place, now: float, at_least: float) -> float:
         """Return the largest cost that no busy faster slot would finish sooner than a free one.
 
         Of a cost c, that is c / speed <= wait + c / faster, for every faster class. Where no faster
-        slot is busy, there is nothing to wait for, and the cost is infinite.
+        slot is busy, there is nothing to wait for, and the cost is infinite. Where it is less than
+        `at_least`, that is returned: on a busy farm the fastest class shows it already.
         """
         limit = math.inf
         own, speed = free.index, free.speed
@@ -283,4 +284,6 @@ class View:
             if speed_class.ends:
                 wait_s = max(0.0, speed_class.ends[0][0] - now)
                 limit = min(limit, wait_s / (1.0 / speed - 1.0 / speed_class.speed))
+                if limit <= at_least:
+                    return at_least
         return limit

@@ -6,9 +6,11 @@ by the class of slots that they refused, each line a heap; a free slot is offere
 below its class. To find the next to ask costs as much as there are classes, and the logarithm of
 those that wait, however many builds that is.
 
-The order is by what users got, then by what their builds got. Mostly that grows, so an entry that
-is out of date stands too far in front, and is put right when it comes up. Who was charged too much
-is given back (`serve`), and then his queues take their places anew.
+The order is by what users got, then by what their builds got. So in a line stands each user once,
+for the first of his queues, and these are a heap of their own. Mostly what they got grows, so an
+entry that is out of date stands too far in front, and is put right when it comes up. Who was
+charged too much is given back (`serve`); then he takes his places anew, in as many lines as he
+stands, and none of his other builds has to be touched.
 """
 
 from __future__ import annotations
@@ -25,8 +27,11 @@ if TYPE_CHECKING:
 # A queue in the first of these lines refused nothing; in the second, it is not to be asked at all.
 FIRST_LINE, LAST_LINE = -(10**6), 10**6
 
-# What its user and its build were served; first to come; the queue's stamp of then; the queue.
+# What its user and its build were served; first to come; a number that is no other entry's; the
+# first queue of that user.
 Entry = tuple[float, float, int, int, "Queue"]
+# What its build was served; first to come; the queue's stamp of then; the queue.
+OwnEntry = tuple[float, int, int, "Queue"]
 
 
 @dataclass(slots=True, eq=False)
@@ -36,7 +41,91 @@ class User:
     served: float = 0.0
     active: int = 0  # builds with anything outstanding
     builds: int = 0
-    standing: dict[Queue, None] = field(default_factory=dict)  # queues with something waiting
+    standing: dict[_Standing, _Line] = field(default_factory=dict)  # where any of his queues may
+
+
+@dataclass(slots=True, eq=False)
+class _Standing:
+    """One user's queues in one line, of which `entry` is the one entry of the line that counts."""
+
+    queues: list[OwnEntry] = field(default_factory=list)
+    entry: Entry | None = None
+
+    def head(self) -> OwnEntry | None:
+        """Return the first of the queues, if any of them still stands here."""
+        queues = self.queues
+        while queues:
+            served, serial, stamp, queue = queues[0]
+            if stamp != queue.stamp:
+                heappop(queues)
+            elif served != queue.build.served:
+                heapreplace(queues, (queue.build.served, serial, stamp, queue))
+            else:
+                return queues[0]
+        return None
+
+
+class _Line:
+    """Queues that refused the same slots; it knows of some more that have left."""
+
+    def __init__(self, serials: Iterator[int]) -> None:
+        self._serials = serials
+        self._entries: list[Entry] = []
+        self._of: dict[User, _Standing] = {}
+
+    def enter(self, queue: Queue, standing: int) -> None:
+        """Have a queue stand here, one of so many in all lines together."""
+        user = queue.build.user
+        own = self._of.get(user)
+        if own is None:
+            own = self._of[user] = _Standing()
+            user.standing[own] = self
+        entry = (queue.build.served, next(self._serials), queue.stamp, queue)
+        heappush(own.queues, entry)
+        if own.queues[0] is entry:
+            self.stand_anew(user, own)
+        if len(own.queues) > 64 and len(own.queues) > 4 * standing:
+            own.queues[:] = [entry for entry in own.queues if entry[2] == entry[3].stamp]
+            heapify(own.queues)
+
+    def stand_anew(self, user: User, own: _Standing) -> None:
+        """Have a user take the place that he has in this line now."""
+        if own.queues:
+            own.entry = self._entry(user, own.queues[0])
+            heappush(self._entries, own.entry)
+            if len(self._entries) > 64 and len(self._entries) > 4 * len(self._of):
+                self._entries = [each.entry for each in self._of.values() if each.entry is not None]
+                heapify(self._entries)
+
+    def _entry(self, user: User, first: OwnEntry) -> Entry:
+        served, serial, _, queue = first
+        return (user.served, served, serial, next(self._serials), queue)
+
+    def head(self) -> Entry | None:
+        """Return the least served queue that stands here."""
+        entries = self._entries
+        while entries:
+            entry = entries[0]
+            user = entry[4].build.user
+            own = self._of.get(user)
+            if own is None or own.entry is not entry:
+                heappop(entries)
+                continue
+            first = own.head()
+            if first is None:
+                heappop(entries)
+                del self._of[user], user.standing[own]
+            elif (user.served, first[0], first[1]) == entry[:3]:
+                return entry
+            else:
+                own.entry = self._entry(user, first)
+                heapreplace(entries, own.entry)
+        return None
+
+    def clear(self) -> None:
+        """Forget the queues that stood here, all of which have left."""
+        for user, own in self._of.items():
+            del user.standing[own]
 
 
 class Turns:
@@ -54,7 +143,7 @@ class Turns:
         self.overdue: dict[int, Waiting] = {}  # were passed over for long enough
         self._serials = serials  # no two entries of any turns have the same
         self._contested = contested  # all turns in which somebody waits
-        self._lines: dict[int, list[Entry]] = {}
+        self._lines: dict[int, _Line] = {}
         self._standing = 0
 
     def free(self) -> Place | None:
@@ -71,14 +160,12 @@ class Turns:
         if queue.line is None:
             self._standing += 1
             self._contested[self] = None
-            queue.build.user.standing[queue] = None
+            queue.build.standing[queue] = None
         queue.line = line
         queue.stamp += 1
-        heap = self._lines.setdefault(line, [])
-        heappush(heap, _entry(queue, next(self._serials)))
-        if len(heap) > 64 and len(heap) > 4 * self._standing:
-            heap[:] = [entry for entry in heap if entry[3] == entry[4].stamp]
-            heapify(heap)
+        if line not in self._lines:
+            self._lines[line] = _Line(self._serials)
+        self._lines[line].enter(queue, self._standing)
 
     def stand_anew(self, queue: Queue) -> None:
         """Have a queue take the place that it has in its line now."""
@@ -89,38 +176,27 @@ class Turns:
         """Take a queue out that has nothing waiting."""
         if queue.line is not None:
             self._standing -= 1
-            del queue.build.user.standing[queue]
-            if not self._standing:
-                self._contested.pop(self, None)
+            del queue.build.standing[queue]
             queue.line = None
             queue.stamp += 1
+            if not self._standing:
+                self._contested.pop(self, None)
+                for line in self._lines.values():
+                    line.clear()
+                self._lines.clear()
 
     def first(self, index: int) -> Entry | None:
         """Return the least served queue that did not refuse a slot of that class; the user first.
 
         Entries compare in the order of asking; the last of an entry is its queue.
         """
-        heads = [self._head(line) for line in tuple(self._lines) if line < index]
-        return min((entry for entry in heads if entry is not None), default=None)
-
-    def _head(self, line: int) -> Entry | None:
-        heap = self._lines[line]
-        while heap:
-            user_served, build_served, serial, stamp, queue = heap[0]
-            build = queue.build
-            if stamp != queue.stamp:
-                heappop(heap)
-            elif (user_served, build_served) != (build.user.served, build.served):
-                heapreplace(heap, _entry(queue, serial))
-            else:
-                return heap[0]
-        del self._lines[line]
-        return None
-
-
-def _entry(queue: Queue, serial: int) -> Entry:
-    build = queue.build
-    return (build.user.served, build.served, serial, queue.stamp, queue)
+        best: Entry | None = None
+        for refused, line in self._lines.items():
+            if refused < index:
+                entry = line.head()
+                if entry is not None and (best is None or entry < best):
+                    best = entry
+        return best
 
 
 def serve(build: Build, work: float) -> None:
@@ -128,5 +204,7 @@ def serve(build: Build, work: float) -> None:
     build.served += work
     build.user.served += work
     if work < 0.0:
-        for queue in build.user.standing:
+        for queue in build.standing:
             queue.turns.stand_anew(queue)
+        for own, line in build.user.standing.items():
+            line.stand_anew(build.user, own)
