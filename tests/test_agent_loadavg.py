@@ -107,6 +107,19 @@ def test_it_comes_back_to_a_server_that_was_away_and_says_so() -> None:
         assert process.poll() is None
 
 
+def test_a_host_that_was_added_returns_though_it_never_reported() -> None:
+    """It may have been given leases before its server was lost."""
+    base = free_ports(4)
+    options = ("--server", f"127.0.0.1:{base}", "--register", "--verbose")
+    with running("loadavg", *options) as process:
+        assert process.stdout is not None
+        with ScriptedServer(base=base) as server:
+            assert "returning" not in server.told("add").words
+            assert any("registered" in line for line in process.stdout)
+        with ScriptedServer(base=base) as server:
+            assert server.told("add").words["returning"] == "yes"
+
+
 @pytest.mark.slow
 def test_it_is_back_within_two_seconds_however_long_the_server_was_away() -> None:
     """Its pauses have come to their longest by then; a loaded machine gets some time on top."""

@@ -7,8 +7,15 @@ from typing import Any
 import pytest
 from farmyard import DONE, Farmyard, host
 
-from compilefarm.events import BackupEnded, HostAdded, HostRemoved, LoadReported
-from compilefarm.model import DISTCC_PORT, OVERTAKEN, Load, Outcome, State
+from compilefarm.events import (
+    BackupEnded,
+    HostAdded,
+    HostRemoved,
+    LeaseEnded,
+    LoadReported,
+    RequestEnded,
+)
+from compilefarm.model import DISTCC_PORT, GIVEN_UP, OVERTAKEN, Load, Outcome, State
 from compilefarm.placement import backups as backups_module
 from compilefarm.placement.earliest import EarliestPolicy
 
@@ -152,6 +159,33 @@ def test_lines_that_cross_end_no_backup_but_the_one_that_is_meant() -> None:
     yard.play(BackupEnded(giant, number + 1, FAILED))
     assert yard.farm.backups[giant].backup == number
     assert not yard.farm.failed
+
+
+def test_a_client_that_gives_its_backups_up_is_offered_no_more() -> None:
+    """Its source has an error in it, perhaps, and each attempt costs a preprocessing."""
+    yard, giant = slow_and_fast()
+    for _ in range(2):
+        yard.until(yard.now + 1.0)
+        yard.play(BackupEnded(giant, yard.backups.pop(giant).backup, GIVEN_UP))
+    yard.until(yard.now + 60.0)
+    assert yard.backup_of(giant) is None
+    yard.end(giant)
+
+
+def test_a_compile_that_was_done_as_its_backup_was_taken_back_has_been_done_there() -> None:
+    yard, giant = slow_and_fast()
+    yard.until(yard.now + 1.0)
+    number = yard.backups[giant].backup
+    yard.ask("b.c", user="bob")
+    yard.until(yard.now + 0.1)
+    assert yard.backup_of(giant) is None
+    del yard.leases[giant]
+    ended = [
+        (effect.lease.host.name, effect.outcome.exit)
+        for effect in yard.play(RequestEnded(giant, DONE, number))
+        if isinstance(effect, LeaseEnded)
+    ]
+    assert ended == [("slow", None), ("fast", 0)]
 
 
 def test_a_compile_on_a_host_whose_owner_came_is_begun_elsewhere() -> None:

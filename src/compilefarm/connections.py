@@ -35,6 +35,7 @@ from compilefarm.hosts_info import POWER_INDEX_LIMIT, SLOTS_LIMIT, split_host
 from compilefarm.key import NONCE, key_proven, proof
 from compilefarm.model import (
     DISTCC_PORT,
+    GIVEN_UP,
     Declaration,
     Lease,
     Load,
@@ -60,7 +61,6 @@ DAY_S = 86_400.0
 YEAR_S = 366 * DAY_S
 
 SAID_NOTHING = Outcome()
-GAVE_BACKUP_UP = Outcome(reason="the client gave it up")
 
 
 class Server(Protocol):
@@ -290,7 +290,7 @@ class RequestConnection(LineConnection):
             return
         if not backup:
             raise WireError("dropped needs id=, the id of a backup")
-        outcome = _outcome(message) if message.verb == "failed" else GAVE_BACKUP_UP
+        outcome = _outcome(message) if message.verb == "failed" else GIVEN_UP
         self._server.happen(BackupEnded(self._id, backup, outcome))
 
     def _backup_of(self, lease_id: str) -> int:
@@ -358,7 +358,7 @@ class RequestConnection(LineConnection):
         self._server.requests[self._id] = heir
         heir._id, self._id = self._id, 0
         if backup is not None:
-            self._server.happen(BackupEnded(heir._id, backup.backup, GAVE_BACKUP_UP))
+            self._server.happen(BackupEnded(heir._id, backup.backup, GIVEN_UP))
         self._transport.abort()
 
     def _request(self, message: Message) -> Request:

@@ -862,9 +862,11 @@ class Farm:
             if not event.backup:
                 self._end_lease(lease, event.outcome)
             elif backup is None or backup.backup != event.backup:
-                # We took it back while the client told us that it was done: of which host is that
-                # to tell?
+                # We took it back while the client told us that it was done.
                 self._end_lease(lease, OVERTAKEN)
+                last = lease.last_backup
+                if last is not None and last.backup == event.backup:
+                    self._effects.append(LeaseEnded(last, event.outcome, self.now))
             else:
                 self.overtaken += 1
                 del self.backups[event.id]
@@ -944,6 +946,7 @@ class Farm:
 
     def _drop_backup(self, backup: Lease, reason: str) -> None:
         del self.backups[backup.id]
+        self.leases[backup.id].last_backup = backup
         self._effects.append(DropBackup(backup, reason))
         self._end_backup(backup, Outcome(reason=reason))
 

@@ -303,6 +303,7 @@ class Lease:
     # Its host's owner came meanwhile, so that its time tells nothing of the file nor of the host.
     disturbed: bool = False
     backup: int = 0
+    last_backup: Lease | None = None  # of a first attempt: the one that was dropped last
 
     @property
     def id(self) -> int:
@@ -328,3 +329,5 @@ class Outcome:
 
 # How a first attempt ended whose backup was done before it.
 OVERTAKEN = Outcome(reason="its backup was done first")
+# How a backup ended that its client gave up by itself.
+GIVEN_UP = Outcome(reason="the client gave it up")

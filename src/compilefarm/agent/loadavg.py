@@ -213,6 +213,7 @@ class Reporter:
                     "add", host=self._host.host, port=self._host.port, **words, returning=returning
                 )
                 answer = server.answer()
+                self._was_connected = True  # from now on it may have leases
                 if answer.text("mode", "dedicated") != "dedicated" and self._tree is not None:
                     lower(self._tree)  # the owner's, and where hosts-info alone says so too
                 self._told.say(f"registered: {answer.words}")

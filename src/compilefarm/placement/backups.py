@@ -50,6 +50,9 @@ WAIT_LIMIT_S = 0.5
 AGAIN = 0.02
 # And for each lease that was looked at, so that this takes a small part of the time.
 AGAIN_FOR_EACH_S = 1e-4
+# A client that gave up so many backups of a compile is offered no more: the source has an error in
+# it, or something else than speed is amiss, and each attempt costs the builder a preprocessing.
+REFUSALS = 2
 # Leases of one class that are looked at, the oldest first.
 LOOKED_AT = 64
 _FASTER_CLASSES = math.log(FASTER) / math.log(CLASS_RATIO)
@@ -63,6 +66,7 @@ class _Candidate:
     build: Build
     index: int
     backup: Running | None = None
+    refusals: int = 0
 
     def speed(self) -> float:
         """Return how fast it runs now: its host's owner may have come to need his CPUs."""
@@ -139,8 +143,8 @@ class Backups:
         self._backups_of_class.setdefault(backup.index, {})[backup.lease.id] = backup
         self._due = now
 
-    def over(self, lease: Lease, now: float) -> tuple[Running, Build]:
-        """Take note that a backup ended, and return its books."""
+    def over(self, lease: Lease, now: float, *, refused: bool = False) -> tuple[Running, Build]:
+        """Take note that a backup ended, by its client's wish if `refused`; return its books."""
         candidate = self._having.pop(lease.id)
         if candidate is self._moving:
             self._moving = None
@@ -149,6 +153,9 @@ class Backups:
         else:
             self._wait_s /= 2.0
         self._due = min(self._due, now + self._idle_after_s())
+        candidate.refusals += refused
+        if candidate.refusals >= REFUSALS and self._candidates.pop(lease.id, None) is not None:
+            self._leave_class(candidate)
         backup, candidate.backup = candidate.backup, None
         assert backup is not None
         alike = self._backups_of_class[backup.index]

@@ -31,7 +31,7 @@ from itertools import count
 from weakref import WeakValueDictionary
 
 from compilefarm.learning import Learning
-from compilefarm.model import OVERTAKEN, Host, Lease, Outcome, Request
+from compilefarm.model import GIVEN_UP, OVERTAKEN, Host, Lease, Outcome, Request
 from compilefarm.placement import Standing, first_build
 from compilefarm.placement.backups import Backups
 from compilefarm.placement.builds import (
@@ -452,7 +452,7 @@ class EarliestPolicy:
     def backup_ended(self, backup: Lease, outcome: Outcome, now: float) -> None:
         """See `Policy`; for one that was done, after the first attempt's end."""
         assert self._backups is not None
-        running, build = self._backups.over(backup, now)
+        running, build = self._backups.over(backup, now, refused=outcome is GIVEN_UP)
         self._occupied(running.place, now)
         if outcome.exit == 0 and not outcome.failed and not backup.disturbed:
             work = (now - running.start_s) * running.speed
