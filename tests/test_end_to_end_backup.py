@@ -84,8 +84,8 @@ def totals_become(farm: Farm, **expected: int) -> bool:
 
 def rows(farm: Farm, count: int) -> list[tuple[str, str]]:
     """Wait for so many rows; return them, and any beyond."""
-    eventually(lambda: len(farm.rows()) >= count)
-    return farm.rows()
+    eventually(lambda: len(farm.attempts()) >= count)
+    return farm.attempts()
 
 
 def temporaries(farm: Farm) -> list[Path]:
@@ -205,7 +205,9 @@ def test_the_backups_host_is_killed(farm: Farm) -> None:
     assert temporaries(farm) == []
     farm.slow.open_gate()
     assert went_well(finished(compiling))
-    assert rows(farm, 2) == [(farm.fast.name, "failed"), (farm.slow.name, "done")]
+    # A backup that failed as soon as it began is no reason to blame its host; a second one is.
+    eventually(lambda: len(farm.rows()) >= 2)
+    assert farm.rows() == [(farm.fast.name, "failed"), (farm.slow.name, "done")]
     assert farm.state(farm.slow) == "up"
 
 
@@ -216,9 +218,9 @@ def test_the_first_attempts_host_is_killed(farm: Farm) -> None:
     eventually(lambda: farm.state(farm.slow) == "quarantined")
     farm.fast.open_gate()
     assert went_well(finished(compiling))
-    assert Counter(rows(farm, 3)) == Counter(
-        [(farm.fast.name, "dropped"), (farm.slow.name, "failed"), (farm.fast.name, "done")]
-    )
+    eventually(lambda: len(farm.rows()) >= 2)
+    assert farm.rows() == [(farm.slow.name, "failed"), (farm.fast.name, "done")]
+    assert (farm.fast.name, "dropped") in farm.attempts()
     assert farm.state(farm.fast) == "up"
 
 
@@ -247,13 +249,13 @@ def test_an_error_in_the_source_comes_once_and_blames_no_host(farm: Farm) -> Non
     local = farm.build("gcc", "-O1", "-c", "main.c").stderr
     compiling = start_on_both(farm)
     farm.fast.open_gate()
-    eventually(lambda: (farm.fast.name, "dropped") in farm.rows())
+    eventually(lambda: (farm.fast.name, "dropped") in farm.attempts())
     farm.slow.open_gate()
     result = finished(compiling)
     assert result.returncode == 1
     for words in ("seen once", "undeclared"):
         assert result.stderr.count(words) == local.count(words), result.stderr
-    eventually(lambda: Counter(farm.rows())[farm.slow.name, "done"] == 1)
+    eventually(lambda: Counter(farm.attempts())[farm.slow.name, "done"] == 1)
     for host in (farm.fast, farm.slow):
         assert (farm.state(host), farm.server.host(host.name)["failures"]) == ("up", 0)
 
@@ -295,8 +297,8 @@ def test_behind_cmake_and_ninja(farm: Farm) -> None:
     fast_joins(farm)
     built = finished(building)
     assert built.returncode == 0, built.stdout
-    eventually(lambda: Counter(farm.rows())[farm.fast.name, "done"] == 3)
-    assert (farm.slow.name, "dropped") in farm.rows()
+    eventually(lambda: Counter(farm.attempts())[farm.fast.name, "done"] == 3)
+    assert (farm.slow.name, "dropped") in farm.attempts()
     assert farm.build("out/program").stdout
     # What ninja knows of dependencies is right, too: the header is theirs.
     assert "no work to do" in farm.build("ninja", "-C", "out").stdout
@@ -362,6 +364,6 @@ def test_the_server_is_killed_while_a_backup_runs(farm: Farm) -> None:
         farm.fast.await_compiles(3)
         farm.fast.open_gate()
         assert went_well(finished(compiling))
-        eventually(lambda: (farm.fast.name, "done") in farm.rows())
-        assert (farm.slow.name, "dropped") in farm.rows()
+        eventually(lambda: (farm.fast.name, "done") in farm.attempts())
+        assert (farm.slow.name, "dropped") in farm.attempts()
         gave_up_compiling(farm.slow)

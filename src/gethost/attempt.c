@@ -119,7 +119,7 @@ bool attempt_ended_well(const struct attempt *attempt)
 bool attempt_went_by_mark(const struct attempt *attempt)
 {
     enum { DISTCC_NO_HOSTS = 116 };
-    const double at_once_s = 0.5; /* a machine with 500 gethosts on it is slow */
+    const double at_once_s = 0.2; /* a machine with many gethosts on it is slow */
     return attempt->ended && WIFEXITED(attempt->status) &&
            WEXITSTATUS(attempt->status) == DISTCC_NO_HOSTS && attempt->wall_s < at_once_s &&
            environment_has_backoff(&attempt->lease);
