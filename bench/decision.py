@@ -22,6 +22,7 @@ from pathlib import Path
 from bench import programs
 from bench.server import REQUEST, Contestant
 from bench.table import Row, Table
+from compilefarm.collector import settle_collector
 from compilefarm.events import HostsListed, RequestArrived, RequestEnded
 from compilefarm.farm import Farm
 from compilefarm.hosts_info import parse_hosts_info
@@ -30,7 +31,6 @@ from compilefarm.model import Outcome, Request
 from compilefarm.placement import Policy
 from compilefarm.placement.earliest import EarliestPolicy
 from compilefarm.placement.tier import TierPolicy
-from compilefarm.server import settle_collector
 
 FEW_HOSTS, MANY_HOSTS = 10, 10_000
 AT_ONCE = 64

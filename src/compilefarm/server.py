@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import gc
 import ipaddress
 import itertools
 import logging
@@ -43,6 +42,7 @@ from compilefarm.access import (
     networks_by_port,
     parse_address,
 )
+from compilefarm.collector import settle_collector
 from compilefarm.command_line import OneLineParser
 from compilefarm.connections import (
     LineConnection,
@@ -439,17 +439,6 @@ def raise_descriptor_limit() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def settle_collector() -> None:
-    """Have the collector of cycles leave alone what exists now, and look at the rest rarely.
-
-    A compile leaves no cycles behind; but as often as Python has it by default, the collector goes
-    through all leases of a large farm for each few thousand new ones, 20 to 40 ms at a time.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 50)
 
 
 def _network(text: str) -> tuple[str, Network]:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from compilefarm import __version__
+from compilefarm.collector import settle_collector
 from compilefarm.command_line import OneLineParser, print_result
 from compilefarm.events import (
     BackUp,
@@ -609,6 +610,7 @@ def simulate(options: argparse.Namespace) -> dict[str, Any]:
     chance = random.Random(options.seed)
     policy = make_policy(options.policy, Learning(), chance, backups=options.backups)
     simulation = Simulation(policy, declarations, load, options.noise, chance)
+    settle_collector()
     results = [simulation.play(builds) for _ in range(options.builds)]
     return {
         "policy": options.policy,
