@@ -14,16 +14,7 @@ What the books promise (`Farm.check` asserts it):
   - A request waits, or has a lease, or is unknown; it has had one answer at most.
   - No lease is granted on a host that is not up.
 
-How a host stands follows from facts, in one place (`_standing_of_facts`), in this order:
-
-    leaving                               DRAINING
-    its owner is there                    OWNER
-    not added                             AWAY
-    stopped reporting its load            SILENT
-    idle mode, and nobody watches it      OWNER
-    distccd does not run                  MUTE
-    failed, and not yet seen to be back   QUARANTINED
-    else                                  UP
+How a host stands follows from facts, in one place (`standing.py`).
 
 Losing a host takes two steps, so that a load reporter may be restarted without harm: at once it
 gets no new leases; if it is not back after `LOST_AFTER_S`, its leases are revoked, and the
@@ -98,8 +89,8 @@ from compilefarm.model import (
     host_name,
 )
 from compilefarm.placement import Policy
-from compilefarm.proportion import RESERVE_CPUS
 from compilefarm.snapshot import Pieces, Snapshot, snapshot_in_pieces, whole
+from compilefarm.standing import offer_slots, standing_of_facts, take_declarations
 from compilefarm.timers import Timers
 
 # A report comes every 2 s: three lost ones in a row are no accident.
@@ -284,7 +275,7 @@ class Farm:
                 assert host.strays <= reported, f"{name}: strays that nobody reported"
             else:
                 assert self.now <= host.settles_at, f"{name} settles for too long"
-            assert (host.state, host.reason) == self._standing_of_facts(host), f"{name}: state"
+            assert (host.state, host.reason) == standing_of_facts(host), f"{name}: state"
             assert all(lease.id == number for number, lease in host.leases.items())
             on_hosts += host.leases.values()
         leases = [*self.leases.values(), *self.backups.values()]
@@ -440,7 +431,7 @@ class Farm:
         if host.capacity == 0 and event.load.cpus:
             self._apply_declarations(host)
         else:
-            self._offer_slots(host)
+            offer_slots(host)
             self._settle(host)
 
     def _reports_ended(self, event: ReportsEnded) -> None:
@@ -471,7 +462,7 @@ class Farm:
                 lease.disturbed = True
         elif was_there:
             host.owner_left_at = self.now
-        self._offer_slots(host)
+        offer_slots(host)
         self._settle(host)
         if event.revoke and host.state is State.OWNER:
             self._revoke_leases(host, f"the owner of {host.name} is back")
@@ -481,7 +472,7 @@ class Farm:
         if host is None or event.watcher not in host.watchers:
             return
         del host.watchers[event.watcher]
-        self._offer_slots(host)
+        offer_slots(host)
         self._settle(host)
         if host.leases and host.state is State.OWNER:
             # What it may have stopped, nobody continues.
@@ -493,75 +484,16 @@ class Farm:
         return host
 
     def _apply_declarations(self, host: Host) -> None:
-        """Work out a host's numbers from hosts-info, from what it said itself, and from its report.
-
-        hosts-info goes first, except that a host may offer fewer slots than it is listed with, and
-        that of two modes and reserves the one counts that leaves more to the owner.
-        """
-        listed = host.listed or Declaration(host.name)
-        offered = host.offered or Declaration(host.name)
-        said = [slots for slots in (listed.slots, offered.slots) if slots is not None]
-        reported = host.load.cpus if host.load else None
-        host.capacity = min(said) if said else (reported or (1 if host.added else 0))
-        modes = list(Mode)
-        host.mode = max(
-            listed.mode or Mode.DEDICATED, offered.mode or Mode.DEDICATED, key=modes.index
-        )
-        reserves = [
-            cpus for cpus in (listed.reserve_cpus, offered.reserve_cpus) if cpus is not None
-        ]
-        host.proportion.reserve_cpus = max(reserves, default=RESERVE_CPUS)
-        self._offer_slots(host)
-        host.power_index = listed.power_index or offered.power_index or 1.0
-        host.types = listed.types or offered.types
-        host.compilers = listed.compilers or offered.compilers
+        """Work out anew what a host is, and how it stands."""
+        take_declarations(host)
         self._settle(host)
         self._choice_narrowed = True
         self._forget_if_nothing_left(host)
 
-    def _offer_slots(self, host: Host) -> None:
-        """Have a host offer what it can, or of a proportional one what its owner leaves."""
-        slots = host.capacity
-        # Without a watcher, the owner may be there.
-        unused = bool(host.watchers) and host.owner_since is None
-        if host.mode is Mode.PROPORTIONAL and not unused:
-            slots = min(slots, host.proportion.offered)
-        if slots != host.slots:
-            host.set_slots(slots)
-            if host.settles_at is not None:
-                host.set_strays(slots - len(host.leases))
-
-    def _standing_of_facts(self, host: Host) -> tuple[State, str]:
-        if host.drain_until is not None:
-            return State.DRAINING, "leaves when its last compile has ended"
-        shares = host.added and host.mode is Mode.PROPORTIONAL
-        if host.owner_since is not None and not shares:
-            return State.OWNER, "owner present"
-        if not host.added:
-            return State.AWAY, host.reason if host.state is State.AWAY else "was not added"
-        if host.silent:
-            return State.SILENT, "its load reports stopped"
-        if host.mode is Mode.IDLE and not host.watchers:
-            return State.OWNER, "no watch-ssaver says that it is unused"
-        if host.load is not None and host.load.distccd in ("stopped", "gone"):
-            return State.MUTE, f"its distccd is {host.load.distccd}"
-        if host.quarantined:
-            times = "once" if host.failures == 1 else f"{host.failures} times lately"
-            return State.QUARANTINED, f"failed {times}; it is probed before it is used again"
-        if host.slots < host.capacity:
-            why = "nothing is known of what its owner leaves"
-            if host.load is not None:
-                why = f"{host.load.foreign_cpus:.1f} CPUs are in foreign use"
-                why += f", {host.proportion.reserve_cpus:g} kept free"
-            if host.proportion.calm:
-                why += "; more if it stays so"
-            return State.UP, f"offers {host.slots} of {host.capacity} slots: {why}"
-        return State.UP, ""
-
     def _settle(self, host: Host, reason: str = "") -> None:
         """Bring a host's state in line with the facts, and tell the policy to read it anew."""
         before = (host.state, host.tier)
-        host.state, host.reason = self._standing_of_facts(host)
+        host.state, host.reason = standing_of_facts(host)
         if reason and host.state is State.AWAY:
             host.reason = reason
         self.policy.host_changed(host, self.now)
