@@ -77,7 +77,7 @@ class EarliestPolicy:
     def __init__(self, learning: Learning, *, backups: bool = True) -> None:
         self.learning = learning
         self._backups = Backups(self._turns_of) if backups else None
-        self._places = Places(learning)
+        self._places = Places(learning, self._wanted)
         self._measuring = Measuring(learning, self._places)
         self._patience = Patience(self._waits, self._share)
         self._users: dict[str, User] = {}
@@ -102,7 +102,7 @@ class EarliestPolicy:
     def host_changed(self, host: Host, now: float) -> None:
         """See `Policy`."""
         directories = (build.key[2] for build in self._builds.values())
-        change = self._places.changed(host, directories, self._wanted(), now)
+        change = self._places.changed(host, directories, now)
         self._measuring.add(host.name)
         if change is not Change.NOTHING and self._backups is not None:
             self._backups.host_changed(host, now)
@@ -715,7 +715,7 @@ class EarliestPolicy:
 
     def _occupied(self, place: Place, now: float) -> None:
         """A slot of a host was taken or came free."""
-        if self._places.occupied(place, self._wanted(), now):
+        if self._places.occupied(place, now):
             self.host_changed(place.host, now)
 
     def _set_alarm(self, build: Build, due: float) -> None:

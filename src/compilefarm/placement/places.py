@@ -5,14 +5,14 @@ CPUs in foreign use and memory that the next compile does not have are slots les
 load is speed less, and where slots share cores, the second half of them brings only what the cores
 have left. The rest of the policy sees places, gathered in views, and no hosts.
 
-Whoever calls says how much of the farm is wanted, for a host that the waiting requests are about
-to fill is as good as full. What he has to do after a change is what `Change` says.
+How much of the farm is wanted is for whoever calls to say, for a host that the waiting requests are
+about to fill is as good as full. What he has to do after a change is what `Change` says.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -55,11 +55,15 @@ class _Group:
 
 
 class Places:
-    """All hosts of the farm by what they are good for; `farm` is the view of all of them."""
+    """All hosts of the farm by what they are good for; `farm` is the view of all of them.
 
-    def __init__(self, learning: Learning) -> None:
+    `wanted` says which part of the farm's free slots is about to be taken.
+    """
+
+    def __init__(self, learning: Learning, wanted: Callable[[], float]) -> None:
         self.farm = View(frozenset())
         self._learning = learning
+        self._wanted = wanted
         self._places: dict[str, Place] = {}
         self._groups: dict[Signature, _Group] = {}
         self._signature_of: dict[str, Signature] = {}
@@ -102,12 +106,8 @@ class Places:
 
     # -- hosts change
 
-    def changed(self, host: Host, directories: Iterator[str], wanted: float, now: float) -> Change:
-        """Read a host anew.
-
-        `directories` are those of the builds that compile now, `wanted` the part of the farm's free
-        slots that is about to be taken.
-        """
+    def changed(self, host: Host, directories: Iterator[str], now: float) -> Change:
+        """Read a host anew; `directories` are those of the builds that compile now."""
         listed = host.listed
         self._learning.declare(
             host.name, host.power_index, pinned=listed is not None and listed.pinned
@@ -119,7 +119,7 @@ class Places:
         speed, slots, reason = self._usable(host, directories)
         self._standings[host.name] = Standing(tier_of(speed) if slots else None, reason)
         place.full_part = self._learning.full_part(host.name)
-        self._crowd(place, wanted, now)
+        self._crowd(place, now)
         parts = self._parts(place, speed, slots)
         if change is Change.NOTHING and _is(place, parts):
             return change
@@ -136,14 +136,14 @@ class Places:
         self._leases_at_report.pop(host.name, None)
         return change
 
-    def occupied(self, place: Place, wanted: float, now: float) -> bool:
+    def occupied(self, place: Place, now: float) -> bool:
         """Take note that a slot was taken or came free.
 
         Return whether it is filled now and was not, or the other way round: then it is to be read
         anew.
         """
         filled = place.filled
-        self._crowd(place, wanted, now)
+        self._crowd(place, now)
         place.occupy(place.host.in_use)
         for view in place.views:
             view.offer(place)
@@ -235,7 +235,7 @@ class Places:
             return [(speed, slots)]
         return [(speed, first), (speed * max(LEAST_LATER_PART, 2.0 * part - 1.0), slots - first)]
 
-    def _crowd(self, place: Place, wanted: float, now: float) -> None:
+    def _crowd(self, place: Place, now: float) -> None:
         """Bring up to date how crowded a host is, by the farm and by its owner."""
         host = place.host
         in_use: float = host.in_use
@@ -246,7 +246,7 @@ class Places:
         if place.full_part == 1.0:
             place.filled = False
             return
-        in_use += max(0.0, host.slots - in_use) * wanted
+        in_use += max(0.0, host.slots - in_use) * self._wanted()
         soon = crowding(in_use, host.slots)
         place.filled = soon >= (FILLED_UNTIL if place.filled else FILLED_FROM)
 
