@@ -361,8 +361,8 @@ class Network:
         if endpoint.stalled or self.is_dead(endpoint.machine, endpoint.peer.machine):
             return
         held, endpoint.held = endpoint.held, []
-        for kind, data in held:
-            self.carry(endpoint, kind, data)
+        for kind, data in held:  # at once: what was sent after it may be on its way
+            self._arrive(endpoint, kind, data)
         if endpoint.closed:
             endpoint.machine.endpoints.pop(endpoint, None)
 

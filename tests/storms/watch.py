@@ -172,7 +172,7 @@ def _takes_more(policy: str, host: Host) -> bool:
         return True
     # It uses fewer slots of a host whose owner is busy, and leaves the rest free on purpose.
     cpus = host.load.cpus or host.slots
-    return len(host.leases) < int(max(0.0, cpus - host.load.foreign_cpus))
+    return host.in_use < int(max(0.0, cpus - host.load.foreign_cpus))
 
 
 def _first_for(

@@ -8,6 +8,7 @@ compiled on the farm and nowhere else.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,8 @@ CALM_DELAY_S = (0.0001, 0.002)
 SLOWEST_CALM_BUILD_S = 2000.0
 # What lasts longest is that a host is taken to lack a compiler; then come the longest quarantine,
 # and the pauses with which a host looks for its server.
+# A host that reports does so every 2 s.
+REPORTED_WITHIN_S = 2.5
 WHOLE_WITHIN_S = LACKS_FOR_S + 45.0
 COMPILER = "gcc"
 LOOKS_AGAIN_S = 3.0
@@ -159,6 +162,9 @@ class World:
                 return f"the farm is not whole: {plan.name} is unknown"
             if host.state is not State.UP or host.tier is None:
                 return f"the farm is not whole: {plan.name} is {host.state.value} ({host.reason})"
+            since_s = self.clock.now - (host.load_at or -math.inf)
+            if plan.reports and since_s > REPORTED_WITHIN_S:  # its connection may be about to break
+                return f"the farm is not whole: {plan.name} last reported {since_s:.1f} s ago"
             if len(host.free) != plan.slots or host.leases or host.strays:
                 return f"the farm is not whole: {plan.name} has slots {sorted(host.free)} free"
             if host.lacks:
