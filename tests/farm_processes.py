@@ -224,6 +224,8 @@ class DistccdHost:
         bin_directory.mkdir(exist_ok=True)
         for name in ("gcc", f"{os.uname().machine}-linux-gnu-gcc"):  # distcc may ask for either
             gcc = bin_directory / name
+            if gcc.exists():  # of a distccd that was killed; a compile of it may be starting
+                continue
             gcc.write_text(
                 "#!/bin/sh\n"
                 # A probe is an empty file: it passes the gate, but is swallowed.
