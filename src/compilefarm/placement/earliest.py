@@ -7,14 +7,17 @@ delays nobody. If it would not, it waits, unless no busy faster slot would finis
 Among the files that may start, the longest goes first; but while a file as long as the longest
 waiting one is still to come, the shortest does, because a make -jN shows us that file only when
 enough others are done. Whether to hurry in this way, and how tight to hold the limit, is settled by
-playing the rest of the build forward (`look_ahead`), on a budget.
+playing the rest of the build forward (`look_ahead`), on a budget; so is each choice of its last
+files.
 
 In the middle of a build R is large, nothing waits, and the fastest slots are kept busy; towards the
-end R shrinks, and slow slots are left alone. A first build has no outlook, so R is unknown;
-`_limit_cold` stands in for it.
+end R shrinks, and slow slots are left alone. A first build has no outlook, so R is unknown: its
+files take any free slot, the fastest first, and what turns out to be long is begun again on a
+faster one (`backups`). Where a compile can have no backup, a stand-in for R keeps it off slow slots
+(`first_build`).
 
-Between users, the one whose compiles got the least work so far is served first. A request is passed
-over for a bounded time only (`_patience_ends`); then it goes before all others on the next slot
+Between users, the one whose compiles got the least work so far is served first (`turns`). A request
+is passed over for a bounded time only (`patience`); then it goes before all others on the next slot
 that it may have.
 
 The whole is event-driven: a build that sleeps is asked again when a better slot comes free, when it
