@@ -18,6 +18,7 @@ from xml.etree import ElementTree
 
 import psutil
 import pytest
+from compile_host import eventually
 
 from compilefarm.demo import project
 
@@ -169,10 +170,13 @@ def test_a_kept_farm_serves_others_and_a_second_one_is_in_nobodys_way(
         said = read_until("mon-host-server", demo.stdout)
         server = said.partition("HOST_SERVER=")[2].split()[0]
         program = shutil.which("mon-host-server", path=Path(sys.executable).parent)
-        shown = subprocess.run(
-            [str(program), "--server", server], capture_output=True, text=True, check=True
-        ).stdout
-        assert "now: 3 of 3 hosts up; 7 slots: 0 in use, 7 free" in shown
+
+        def shown() -> bool:
+            command = [str(program), "--server", server]
+            ran = subprocess.run(command, capture_output=True, text=True, check=True)
+            return "now: 3 of 3 hosts up; 7 slots: 0 in use, 7 free" in ran.stdout
+
+        eventually(shown)  # what monitors show may be a moment old
 
         (sources / "one.o").unlink()
         with demo_farm(environment, tmp_path, "--project", sources) as second:

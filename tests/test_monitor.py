@@ -11,6 +11,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ from compilefarm.events import (
 from compilefarm.farm import Farm
 from compilefarm.model import Declaration, Load, Request
 from compilefarm.monitor import table
-from compilefarm.monitor.web import FRESH_S, application
+from compilefarm.monitor.web import REST_PER_COST, application
 from compilefarm.placement.tier import TierPolicy
 
 DAY_S = 86_400.0
@@ -122,13 +123,16 @@ def test_a_snapshot_of_any_size_is_put_together_right(hosts: int) -> None:
 
 
 def test_many_readers_cost_one_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 100.0
-    monkeypatch.setattr("compilefarm.monitor.web.time.monotonic", lambda: now)
+    now = cpu_s = 100.0
+    clock = SimpleNamespace(monotonic=lambda: now, thread_time=lambda: cpu_s)
+    monkeypatch.setattr("compilefarm.monitor.web.time", clock)
     taken = 0
 
     def farm_snapshot() -> dict[str, Any]:
-        nonlocal taken
+        nonlocal taken, now, cpu_s
         taken += 1
+        now += 3600.0  # the machine slept meanwhile, which is no cost
+        cpu_s += 0.01
         return busy_farm().snapshot()
 
     async def talk(session: ClientSession, url: str) -> None:
@@ -140,7 +144,7 @@ def test_many_readers_cost_one_snapshot(monkeypatch: pytest.MonkeyPatch) -> None
 
         await asyncio.gather(*(read("/api/farm") for _ in range(10)), read("/metrics"))
         assert taken == 1
-        now += FRESH_S
+        now += 0.0101 * REST_PER_COST
         await read("/api/farm")
         assert taken == 2
 

@@ -1,10 +1,11 @@
 """The monitor port: snapshots of the farm as JSON, as Prometheus metrics, and as a page.
 
 It runs inside host-server, whose event loop has compiles waiting on it, so it is built to cost
-little there. One snapshot serves all who ask within half a second; it is made and encoded piece
-by piece, with the loop free between pieces; and on a farm so large that a snapshot is slow, it is
-made less often, so that monitors never take more than a twentieth of the server's time, however
-many watch.
+little there. A snapshot is made and encoded piece by piece, with the loop free between pieces; and
+it serves all who ask within twenty times the CPU time that it cost, so that making them never takes
+more than a twentieth of the server's time, however many watch. Of a few hosts that is some
+milliseconds, of thousands it is seconds. CPU time and not what the clock says: where the machine
+stood still for a moment, the farm would be shown as it was for twenty such moments.
 Encoding in a thread was rejected: the encoder holds the interpreter's lock throughout.
 
 Metrics are sums by state and by tier. A series for each host, user or file would grow without
@@ -41,8 +42,7 @@ from compilefarm.snapshot import PIECE, Snapshot
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-FRESH_S = 0.5
-# A snapshot that cost so much is not made again for so many times as long.
+# A snapshot is not made again for so many times the CPU time that it cost.
 REST_PER_COST = 20
 
 # A connection is closed that asks nothing for so long, from its beginning or its last request on.
@@ -134,11 +134,12 @@ class _Source:
     async def encoded(self) -> bytes:
         async with self._lock:
             if time.monotonic() >= self._fresh_until:
-                started = time.monotonic()
+                # What the loop did between pieces is in it: a server that is busy is asked less.
+                cpu_before_s = time.thread_time()
                 self._snapshot = await self._farm_snapshot()
                 self._encoded = await _encode(self._snapshot)
-                ended = time.monotonic()
-                self._fresh_until = ended + max(FRESH_S, REST_PER_COST * (ended - started))
+                cost_s = time.thread_time() - cpu_before_s
+                self._fresh_until = time.monotonic() + REST_PER_COST * cost_s
             return self._encoded
 
 
