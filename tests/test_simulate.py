@@ -144,6 +144,17 @@ def test_like_files_do_not_all_wait_for_the_same_fast_slot() -> None:
     assert play("earliest", hosts, files, 58, builds=2)[-1].ratio <= 1.6
 
 
+def test_what_runs_on_a_slow_slot_makes_no_room_for_a_slower_one() -> None:
+    """The best: three files on each fast slot, the last four on those half as fast."""
+    speeds = [(32, 5.0), (8, 2.0), (8, 1.8), (8, 1.6), (8, 1.4), (8, 1.2), (8, 1.0)]
+    hosts = [
+        Declaration(f"h{n}", slots=slots, power_index=speed)
+        for n, (slots, speed) in enumerate(speeds)
+    ]
+    files = [TracedFile(f"{n}.c", 0.4) for n in range(100)]
+    assert play("earliest", hosts, files, 80, builds=2)[-1].makespan_s <= 0.26
+
+
 def test_a_host_that_its_owner_uses_is_left_alone_within_two_seconds() -> None:
     hosts = [
         Declaration("desk", slots=4, power_index=8.0),

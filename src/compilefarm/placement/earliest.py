@@ -601,7 +601,7 @@ class EarliestPolicy:
         """Return the request that fits the rest of its build on a place."""
         known, unknown = queue.known, queue.unknown
         typical = build.typical(now) if unknown else 0.0
-        limit = (self._rest_s(build, now, typical) * build.mode.limit + EPSILON_S) * place.speed
+        limit = (self._rest_s(build, now, typical, build.mode.limit) + EPSILON_S) * place.speed
         longest = known[-1][0] if known else typical
         if longest > limit:
             limit = queue.turns.view.no_sooner_elsewhere(place, now, at_least=limit)
@@ -636,8 +636,11 @@ class EarliestPolicy:
             return queue.longest_within(limit)
         return None
 
-    def _rest_s(self, build: Build, now: float, typical: float) -> float:
-        """Return R: no plan ends the rest of the build sooner, on the slots that it can have."""
+    def _rest_s(self, build: Build, now: float, typical: float, stretch: float = 1.0) -> float:
+        """Return R: no plan ends the rest of the build sooner, on the slots that it can have.
+
+        With `stretch`, so many times that for what is to be done, and what runs as it is.
+        """
         self._put_off(build, now)
         longest = work = 0.0
         if build.outlook_sorted and build.still_expects(now):
@@ -648,7 +651,7 @@ class EarliestPolicy:
                 longest = queue.known[-1][0]
         work += build.waiting_work + build.unknown * typical
         work += build.end_power - now * build.power
-        rest_s = max(work / self._share(build), longest / self._places.farm.top_speed())
+        rest_s = max(work / self._share(build), longest / self._places.farm.top_speed()) * stretch
         trim(build.latest)
         if build.latest:
             rest_s = max(rest_s, -build.latest[0][0] - now)

@@ -21,6 +21,7 @@ from compilefarm.placement.speed_classes import View
 HURRY_FROM = 0.7
 # Above 1, more at once is started than R has room for: it knows of no slot that is too slow for one
 # file, and where many like files wait, each counts on the slot that only one of them will have.
+# What runs is not stretched, or each file on a slow slot would make room for one on a slower slot.
 MODES = (
     Mode(True, 0.8),
     Mode(True, 1.0),
@@ -122,9 +123,8 @@ class Rest:
                     rest_s = max(
                         (work + end_power - now * power) / self._share,
                         max(waiting[-1], longest_coming[i]) / speeds[0],
-                        last - now,
                     )
-                    limit = (rest_s * mode.limit + EPSILON_S) * speed
+                    limit = (max(rest_s * mode.limit, last - now) + EPSILON_S) * speed
                     if waiting[-1] > limit:
                         limit = max(limit, _no_sooner_elsewhere(ends, speeds, place, now))
                     pick = bisect_right(waiting, limit) - 1
