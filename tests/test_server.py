@@ -446,6 +446,18 @@ def test_who_attaches_a_lease_anew_has_given_its_backup_up(
         assert again.line() == ""
 
 
+def test_a_compile_grows_older_also_where_nothing_else_happens(server: HostServer) -> None:
+    def running_s() -> list[float]:
+        leases = [lease for host in server.farm()["hosts"] for lease in host["leases"]]
+        return [lease["running_s"] for lease in leases]
+
+    with server.connect() as client:
+        client.say("request user=ada")
+        client.hears("lease")
+        [at_first_s] = running_s()
+        assert eventually(lambda: running_s()[0] > at_first_s, patience_s=2.0)
+
+
 def test_clients_that_vanish_while_they_wait(server: HostServer) -> None:
     holders = [server.connect() for _ in range(8)]
     for client in holders:

@@ -353,6 +353,7 @@ class HostServer:
 
     async def snapshot(self) -> Snapshot:
         """Return the farm's snapshot, with the server's own figures; the loop runs meanwhile."""
+        self.happen(TimePassed())  # or ages would end with the latest event
         pieces = self.farm.snapshot_in_pieces()
         while True:
             try:
