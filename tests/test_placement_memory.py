@@ -48,7 +48,9 @@ def test_no_more_compiles_than_the_memory_has_room_for() -> None:
     yard.report(MEMORY_RESERVE_MB + 2.5 * MEMORY_MB)
     yard.ask(4)
     assert yard.leased == 2
-    assert "memory for 2 compiles" in yard.farm.snapshot()["hosts"][0]["reason"]
+    shown = yard.farm.snapshot()["hosts"][0]
+    assert "memory for 2 compiles" in shown["reason"]
+    assert (shown["slots_in_use"], shown["slots_free"]) == (2, 0)
 
 
 def test_room_that_comes_free_is_used() -> None:

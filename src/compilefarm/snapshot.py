@@ -96,6 +96,15 @@ def _reason(host: Host, standing: Standing) -> str:
     return "; ".join(filter(None, reasons))
 
 
+def _slots_free(host: Host, standing: Standing) -> int:
+    """Return how many of a host's free slots a compile could have now."""
+    if not host.up or standing.tier is None:
+        return 0
+    if standing.slots is None:
+        return len(host.free)
+    return min(len(host.free), max(0, standing.slots - host.in_use))
+
+
 def _host(farm: Farm, host: Host) -> dict[str, Any]:
     standing = farm.policy.standing(host)
     load = host.load
@@ -108,7 +117,7 @@ def _host(farm: Farm, host: Host) -> dict[str, Any]:
         "slots": host.slots,
         "slots_in_use": host.in_use,
         "strays": host.strays,
-        "slots_free": len(host.free) if usable else 0,
+        "slots_free": _slots_free(host, standing),
         "power_index": host.power_index,
         "types": sorted(host.types),
         "compilers": sorted(host.compilers),

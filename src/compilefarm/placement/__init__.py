@@ -24,11 +24,13 @@ class Standing:
     """How a host stands with the policy, for people to read.
 
     `tier` is None while the policy gives the host no leases; `reason` says why it is not in the
-    place that its declaration would give it, and is empty when it is.
+    place that its declaration would give it, and is empty when it is. `slots` is how many of those
+    that it offers the policy uses, None where that is all of them.
     """
 
     tier: int | None
     reason: str = ""
+    slots: int | None = None
 
 
 class WithoutBackups:

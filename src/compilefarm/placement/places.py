@@ -117,7 +117,7 @@ class Places:
             change = self._move_group(host)
         place = self._places[host.name]
         speed, slots, reason = self._usable(host, directories)
-        self._standings[host.name] = Standing(tier_of(speed) if slots else None, reason)
+        self._standings[host.name] = Standing(tier_of(speed) if slots else None, reason, slots)
         place.full_part = self._learning.full_part(host.name)
         self._crowd(place, now)
         parts = self._parts(place, speed, slots)
