@@ -17,10 +17,12 @@ E2E_PROGRAMS = ("distcc", "distccd", "cc")
 # python-dbusmock comes for the system's Python, which need not be the one on PATH.
 DBUSMOCK_PYTHON = os.environ.get("SYSTEM_PYTHON", "/usr/bin/python3")
 
-# A shell that starts the tests in the background has them ignore SIGINT, and every program that
-# they start with them: it would be deaf to what is tested.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell that starts the tests in the background, or nohup, has them ignore signals, and every
+# program that they start with them: it would be deaf to what is tested.
+for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        default = signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, default)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
