@@ -104,6 +104,7 @@ class Rest:
             last = max(last, end)
         for heap in ends:
             heapify(heap)
+        share, fastest = self._share, speeds[0]
         work, i = self._work, 0
         outstanding = len(waiting) + len(running)
         while True:
@@ -118,22 +119,21 @@ class Rest:
                 if place == len(speeds):
                     break
                 speed = speeds[place]
-                pick = len(waiting) - 1
-                if mode.limit != math.inf:
-                    rest_s = max(
-                        (work + end_power - now * power) / self._share,
-                        max(waiting[-1], longest_coming[i]) / speeds[0],
-                    )
-                    limit = (max(rest_s * mode.limit, last - now) + EPSILON_S) * speed
-                    if waiting[-1] > limit:
-                        limit = max(limit, _no_sooner_elsewhere(ends, speeds, place, now))
-                    pick = bisect_right(waiting, limit) - 1
-                    if pick < 0:
-                        if running:
-                            break
-                        pick = len(waiting) - 1
-                    elif mode.hurry and longest_coming[i] >= HURRY_FROM * waiting[-1]:
-                        pick = 0
+                longest = waiting[-1]
+                rest_s = (work + end_power - now * power) / share
+                rest_s = max(rest_s, longest / fastest, longest_coming[i] / fastest)
+                if now + rest_s >= give_up_at or last >= give_up_at:
+                    return max(now + rest_s, last)
+                limit = (max(rest_s * mode.limit, last - now) + EPSILON_S) * speed
+                if longest > limit:
+                    limit = max(limit, _no_sooner_elsewhere(ends, speeds, place, now))
+                pick = bisect_right(waiting, limit) - 1
+                if pick < 0:
+                    if running:
+                        break
+                    pick = len(waiting) - 1
+                elif mode.hurry and longest_coming[i] >= HURRY_FROM * longest:
+                    pick = 0
                 cost = waiting.pop(pick)
                 free[place] -= 1
                 end = now + cost / speed
@@ -142,11 +142,8 @@ class Rest:
                 end_power += end * speed
                 power += speed
                 work -= cost
-                if end > last:
-                    last = end
-                    if last >= give_up_at:
-                        return last
-            if not running:
+                last = max(last, end)
+            if not running or (not waiting and i == len(coming)):
                 return last
             now, place = heappop(running)
             heappop(ends[place])
