@@ -83,6 +83,7 @@ def test_one_machine_may_have_several_distccds() -> None:
         ("desk1 4 1 reserve=-1", "reserve is '-1'"),
         ("linux1 4 1", "linux1 is on line 2 already"),
         ("linux1:3632 4 1", "linux1 is on line 2 already"),
+        ("Linux1 4 1", "linux1 is on line 2 already"),
     ],
 )
 def test_a_wrong_line_is_named_by_file_line_and_reason(line: str, reason: str) -> None:
@@ -122,11 +123,12 @@ def test_any_text_is_a_host_or_an_error(text: str) -> None:
     [
         ("desk1", "desk1", None),
         ("desk1.example.org.", "desk1.example.org.", None),
+        ("Desk1.Example.ORG", "desk1.example.org", None),
         ("desk1:4001", "desk1", 4001),
         ("10.0.0.1:4001", "10.0.0.1", 4001),
         ("fd00::1", "fd00::1", None),
         ("[fd00::1]", "fd00::1", None),
-        ("[fd00::1]:4001", "fd00::1", 4001),
+        ("[FD00::1]:4001", "fd00::1", 4001),
     ],
 )
 def test_hosts_are_written_in_these_ways(text: str, host: str, port: int | None) -> None:

@@ -64,7 +64,8 @@ def parse_hosts_info(text: str, file: str) -> tuple[Declaration, ...]:
 def split_host(text: str) -> tuple[str, int | None]:
     """Return host and port of `HOST`, `HOST:PORT`, `ADDRESS` or `[ADDRESS]:PORT`.
 
-    Raises ValueError, in words fit for a user, when it is neither a name nor an address.
+    The name is in lower case, for name services know no case: Desk1 and desk1 are one host. Raises
+    ValueError, in words fit for a user, when it is neither a name nor an address.
     """
     host, port = text, ""
     if text.startswith("["):
@@ -82,7 +83,7 @@ def split_host(text: str) -> tuple[str, int | None]:
             ipaddress.ip_address(host)
         except ValueError:
             raise ValueError(f"{host[:80]!r} is neither a host name nor an address") from None
-    return host, _port("the port", port) if port else None
+    return host.lower(), _port("the port", port) if port else None
 
 
 def _parse_words(words: list[str]) -> Declaration:

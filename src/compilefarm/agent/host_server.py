@@ -64,7 +64,8 @@ class Address:
 def parse_address(text: str, default_port: int) -> Address:
     """Return the address in `HOST`, `HOST:PORT`, `[IPV6]`, `[IPV6]:PORT` or a bare IPv6 address.
 
-    Raises `ValueError` with a text fit for the user.
+    Names are in lower case, as host-server has them. Raises `ValueError` with a text fit for the
+    user.
     """
     host, colon, port = text.strip().rpartition(":")
     if not colon or (text.count(":") > 1 and not host.endswith("]")):
@@ -76,7 +77,7 @@ def parse_address(text: str, default_port: int) -> Address:
         raise ValueError(f"'{text}' is not HOST or HOST:PORT")
     if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise ValueError(f"'{text}' has no port from 1 to 65535 after the colon")
-    return Address(host, int(port))
+    return Address(host.lower(), int(port))
 
 
 def servers(option: str | None) -> list[Address]:
@@ -96,7 +97,7 @@ def servers(option: str | None) -> list[Address]:
 
 def is_this_machine(host: str) -> bool:
     """Return whether a host name or address is one of this machine's."""
-    if host == socket.gethostname():
+    if host == socket.gethostname().lower():
         return True
     try:
         found = socket.getaddrinfo(host, 0, type=socket.SOCK_DGRAM)

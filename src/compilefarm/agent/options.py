@@ -115,7 +115,7 @@ def host_address(text: str) -> Address:
 
 def this_host() -> Address:
     """Return this machine's own host name with distccd's usual port."""
-    return Address(socket.gethostname(), DISTCCD_PORT)
+    return Address(socket.gethostname().lower(), DISTCCD_PORT)
 
 
 def whole_number(text: str) -> int:
