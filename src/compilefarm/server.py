@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import itertools
 import logging
@@ -698,7 +699,9 @@ async def _reload_on_demand(
                 log.error("hosts-info is kept as it was: cannot read %s: %s", path, error.strerror)
 
 
-def _recorder(path: Path, started: float, stack: contextlib.AsyncExitStack) -> Recorder:
+def _recorder(path: Path, started: float, stack: contextlib.AsyncExitStack) -> Recorder | None:
+    """Return what writes the record; None, and a message, where the disk is full."""
+
     def close() -> None:
         # A row that finds no room was complained of when it was lost.
         with contextlib.suppress(OSError):
@@ -710,6 +713,9 @@ def _recorder(path: Path, started: float, stack: contextlib.AsyncExitStack) -> R
         stack.callback(close)
         return Recorder(file, started - recorded_until_s(path))
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # as it is when the disk fills later
+            log.error("no record is kept: cannot write %s: %s", path, error.strerror)
+            return None
         raise StartError(f"cannot write {path}: {error.strerror}; see --record") from None
 
 
