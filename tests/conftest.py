@@ -1,4 +1,4 @@
-"""What a test needs from the machine, in one rule for all tests.
+"""What a test needs from the machine, in one rule for all tests; and gethost, as many use it.
 
 A newcomer's machine may lack distccd or another program: a test that needs it is skipped, and says
 what is missing. In CI (CI=true) the same test fails, because there a skipped test would be one that
@@ -9,9 +9,12 @@ import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
 import pytest
+from gethost_program import Gethost, Server, gethost_under_test
 
 E2E_PROGRAMS = ("distcc", "distccd", "cc")
 # python-dbusmock comes for the system's Python, which need not be the one on PATH.
@@ -45,3 +48,23 @@ def _there(program: str) -> bool:
         return shutil.which(program) is not None
     command = ["env", DBUSMOCK_PYTHON, "-c", "import dbusmock"]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+@pytest.fixture(scope="session")
+def gethost_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The gethost to be tested."""
+    return gethost_under_test(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A host-server that says what the test says."""
+    with Server() as server:
+        yield server
+
+
+@pytest.fixture
+def gethost(gethost_path: Path, server: Server, tmp_path: Path) -> Iterator[Gethost]:
+    """A gethost that asks such a server."""
+    with Gethost(gethost_path, tmp_path, server.name) as gethost:
+        yield gethost

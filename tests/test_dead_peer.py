@@ -21,7 +21,6 @@ from pathlib import Path
 import pytest
 from compile_host import ProcDirectory, eventually, program_command, program_environment
 from farm_processes import HostServer
-from gethost_program import gethost_under_test
 
 from compilefarm.dead_peer import GIVE_UP_AFTER_S, notice_dead_peer
 
@@ -189,10 +188,9 @@ def test_a_gethost_whose_servers_cable_is_pulled_has_its_lease_elsewhere(
     server: HostServer,
     machine: Machine,
     tmp_path: Path,
-    tmp_path_factory: pytest.TempPathFactory,
+    gethost_path: Path,
 ) -> None:
     """It holds a lease of a server there, and nobody tells it that this is gone."""
-    gethost = gethost_under_test(tmp_path_factory.getbasetemp())
     there = [sys.executable, "-P", "-m", "compilefarm.server", "--port", "9714"]
     with running_there(machine, *there) as other:
         assert other.stdout
@@ -203,7 +201,7 @@ def test_a_gethost_whose_servers_cable_is_pulled_has_its_lease_elsewhere(
         environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
         servers = f"{machine.there},{server.name}"
         with subprocess.Popen(
-            [gethost, "--server", servers, "sh", "-c", "echo runs; read line"],
+            [gethost_path, "--server", servers, "sh", "-c", "echo runs; read line"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
         ) as holder:  # fmt: skip
             assert holder.stdout

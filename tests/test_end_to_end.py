@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from compile_host import ProcDirectory, eventually, free_ports, running
 from farm_processes import REQUESTS, DistccdHost, HostServer
-from gethost_program import Gethost, gethost_under_test
+from gethost_program import Gethost
 
 pytestmark = pytest.mark.e2e
 
@@ -128,16 +128,14 @@ def went_well(result: subprocess.CompletedProcess[str]) -> bool:
 
 
 @pytest.fixture
-def farm(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
-    gethost = gethost_under_test(tmp_path_factory.getbasetemp())
-    with Farm(tmp_path, gethost, "--policy", "tier").running() as farm:
+def farm(tmp_path: Path, gethost_path: Path) -> Iterator[Farm]:
+    with Farm(tmp_path, gethost_path, "--policy", "tier").running() as farm:
         yield farm
 
 
 @pytest.fixture
-def default_farm(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
-    gethost = gethost_under_test(tmp_path_factory.getbasetemp())
-    with Farm(tmp_path, gethost).running() as farm:
+def default_farm(tmp_path: Path, gethost_path: Path) -> Iterator[Farm]:
+    with Farm(tmp_path, gethost_path).running() as farm:
         yield farm
 
 

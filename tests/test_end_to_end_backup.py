@@ -19,7 +19,6 @@ import psutil
 import pytest
 from compile_host import eventually
 from farm_processes import REQUESTS, DistccdHost
-from gethost_program import gethost_under_test
 from test_end_to_end import COMPILE, WARNING_AND_ERROR, Farm, finished, project, went_well
 from test_end_to_end_restart import reporting
 
@@ -32,23 +31,18 @@ MAKE = ("make", "-s", "CC=gethost distcc gcc", "CFLAGS=-O1 -MMD -MP -MF $(@:.o=.
 
 
 @contextlib.contextmanager
-def backup_farm(path: Path, gethost: Path, *options: str, slots: int = 1) -> Iterator[Farm]:
+def backup_farm(path: Path, gethost_path: Path, *options: str, slots: int = 1) -> Iterator[Farm]:
     """Run a farm, and see to it that nothing is left behind."""
-    with Farm(path, gethost, *options, slots=slots).running() as farm:
+    with Farm(path, gethost_path, *options, slots=slots).running() as farm:
         yield farm
         eventually(lambda: not processes_of(farm))
         assert temporaries(farm) == []
 
 
 @pytest.fixture
-def gethost(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return gethost_under_test(tmp_path_factory.getbasetemp())
-
-
-@pytest.fixture
-def farm(tmp_path: Path, gethost: Path) -> Iterator[Farm]:
+def farm(tmp_path: Path, gethost_path: Path) -> Iterator[Farm]:
     """A farm whose fast host is away, and whose slow one holds what it compiles."""
-    with backup_farm(tmp_path, gethost) as farm:
+    with backup_farm(tmp_path, gethost_path) as farm:
         only_the_slow_host(farm)
         yield farm
 
@@ -134,8 +128,10 @@ def is_as_local(farm: Farm, *written: str) -> bool:
 # -- a build
 
 
-def test_a_file_that_a_slow_host_has_is_done_by_a_fast_one(tmp_path: Path, gethost: Path) -> None:
-    with backup_farm(tmp_path, gethost, slots=2) as farm:
+def test_a_file_that_a_slow_host_has_is_done_by_a_fast_one(
+    tmp_path: Path, gethost_path: Path
+) -> None:
+    with backup_farm(tmp_path, gethost_path, slots=2) as farm:
         project(farm, files=2)
         farm.fast.close_gate()
         farm.slow.close_gate()
@@ -260,8 +256,8 @@ def test_an_error_in_the_source_comes_once_and_blames_no_host(farm: Farm) -> Non
         assert (farm.state(host), farm.server.host(host.name)["failures"]) == ("up", 0)
 
 
-def test_without_backups_there_are_none(tmp_path: Path, gethost: Path) -> None:
-    with backup_farm(tmp_path, gethost, "--no-backups") as farm:
+def test_without_backups_there_are_none(tmp_path: Path, gethost_path: Path) -> None:
+    with backup_farm(tmp_path, gethost_path, "--no-backups") as farm:
         only_the_slow_host(farm)
         compiling = farm.start(*COMPILE)
         farm.slow.await_compiles()

@@ -20,7 +20,6 @@ import psutil
 import pytest
 from compile_host import ProcDirectory
 from farm_processes import DistccdHost
-from gethost_program import gethost_under_test
 from test_agent_desktop import comes_true, play
 from test_end_to_end import Farm, finished, objects_are_as_local, project
 
@@ -107,12 +106,11 @@ class OwnersFarm(Farm):
 @pytest.fixture
 def farm(
     tmp_path: Path,
-    tmp_path_factory: pytest.TempPathFactory,
+    gethost_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[OwnersFarm]:
     monkeypatch.setenv("PATH", os.environ["PATH"])  # to be put back
-    gethost = gethost_under_test(tmp_path_factory.getbasetemp())
-    owners = OwnersFarm(tmp_path, gethost, "--policy", "tier")
+    owners = OwnersFarm(tmp_path, gethost_path, "--policy", "tier")
     owners.fast = WatchedHost("127.0.0.2")
     with owners.running():
         yield owners

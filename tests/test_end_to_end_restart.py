@@ -22,7 +22,6 @@ import psutil
 import pytest
 from compile_host import ProcDirectory, eventually, running
 from farm_processes import DistccdHost, HostServer
-from gethost_program import gethost_under_test
 from test_end_to_end import Farm, finished, objects_are_as_local, project
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -80,9 +79,8 @@ def reporting(farm: Farm, host: DistccdHost, servers: str, power_index: float) -
 
 
 @pytest.fixture
-def farm(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
-    gethost = gethost_under_test(tmp_path_factory.getbasetemp())
-    with Farm(tmp_path, gethost, "--policy", "tier").running() as farm:
+def farm(tmp_path: Path, gethost_path: Path) -> Iterator[Farm]:
+    with Farm(tmp_path, gethost_path, "--policy", "tier").running() as farm:
         project(farm, files=FILES)
         for host in (farm.fast, farm.slow):
             farm.server.ask(f"remove host={host.address} port={host.port}")

@@ -17,7 +17,6 @@ import socket
 import stat
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,7 +26,6 @@ from gethost_program import (
     Gethost,
     Server,
     builder_cpus,
-    gethost_under_test,
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -36,23 +34,6 @@ LEASE = "lease id=7 host=desk1 address=192.0.2.7 port=4001 slots=3"
 CPUS = builder_cpus()
 LOCAL = f"localhost/{CPUS} "
 SHOW_HOSTS = 'echo "$DISTCC_HOSTS"'
-
-
-@pytest.fixture(scope="session")
-def gethost_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return gethost_under_test(tmp_path_factory.getbasetemp())
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as server:
-        yield server
-
-
-@pytest.fixture
-def gethost(gethost_path: Path, server: Server, tmp_path: Path) -> Iterator[Gethost]:
-    with Gethost(gethost_path, tmp_path, server.name) as gethost:
-        yield gethost
 
 
 def leased(gethost: Gethost, server: Server, *command: str) -> tuple[Connection, str]:

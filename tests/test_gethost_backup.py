@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from gethost_program import PATIENCE_S, Connection, Gethost, Server, gethost_under_test
+from gethost_program import PATIENCE_S, Connection, Gethost, Server
 from test_gethost_distcc import Distccd
 
 LEASE = "lease id=7 host=desk1 address=192.0.2.7 port=4001 slots=3"
@@ -152,23 +152,6 @@ class Compile:
         os.close(self._held_by_children)
         if self._held >= 0:
             os.close(self._held)
-
-
-@pytest.fixture
-def gethost_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return gethost_under_test(tmp_path_factory.getbasetemp())
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as server:
-        yield server
-
-
-@pytest.fixture
-def gethost(gethost_path: Path, server: Server, tmp_path: Path) -> Iterator[Gethost]:
-    with Gethost(gethost_path, tmp_path, server.name) as gethost:
-        yield gethost
 
 
 @pytest.fixture

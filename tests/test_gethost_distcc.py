@@ -27,7 +27,6 @@ from gethost_program import (
     Gethost,
     Server,
     builder_cpus,
-    gethost_under_test,
 )
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -128,11 +127,6 @@ class LeaseServer(Server):
                 verb = self._told.get_nowait()
                 counts[verb] = counts.get(verb, 0) + 1
         return counts
-
-
-@pytest.fixture(scope="session")
-def gethost_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return gethost_under_test(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture

@@ -13,16 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gethost_program import PATIENCE_S, Gethost, Server, builder_cpus, gethost_under_test
+from gethost_program import PATIENCE_S, Gethost, Server, builder_cpus
 
 CPUS = builder_cpus()
 COMPILE = ("sh", "-c", "echo runs; read word")
 WAITS = f"gethost: all {CPUS} CPUs of this machine are compiling: waiting for one\n"
-
-
-@pytest.fixture(scope="session")
-def gethost_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return gethost_under_test(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture

@@ -12,11 +12,9 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from gethost_program import PATIENCE_S, Connection, Gethost, Server, gethost_under_test
+from gethost_program import PATIENCE_S, Connection, Gethost, Server
 
 pytestmark = pytest.mark.slow  # a gethost that lost its server takes its time
 
@@ -27,19 +25,9 @@ COMPILE = ("--", "distcc", "sh", "-c", "main.c")
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as server:
-        yield server
-
-
-@pytest.fixture
-def gethost(
-    tmp_path_factory: pytest.TempPathFactory, server: Server, tmp_path: Path
-) -> Iterator[Gethost]:
-    path = gethost_under_test(tmp_path_factory.getbasetemp())
-    with Gethost(path, tmp_path, server.name) as gethost:
-        gethost.program("distcc", "echo runs; read end; exit ${end:-9}")
-        yield gethost
+def gethost(gethost: Gethost) -> Gethost:
+    gethost.program("distcc", "echo runs; read end; exit ${end:-9}")
+    return gethost
 
 
 def leased(gethost: Gethost, server: Server, *options: str) -> subprocess.Popen[str]:
