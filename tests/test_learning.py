@@ -49,7 +49,7 @@ def test_a_wild_time_changes_nothing(took_s: float) -> None:
         learning.confidence("h", 2.0),
     ) == before
     assert learning.cost("/d", "new.c") is None
-    assert learning.unsaved() == ([], [])
+    assert learning.unsaved() == ([], [], {})
 
 
 def test_a_clock_that_jumped_changes_nothing_that_was_learned() -> None:
@@ -146,10 +146,14 @@ def test_a_build_is_remembered_in_its_order() -> None:
 
 def test_what_was_kept_is_learned_again() -> None:
     first = wrong_power(0.0, 6.0)
-    compiles, forgotten = first.unsaved()
+    first.observe_memory("/d", 900.0)
+    compiles, forgotten, memory_mb = first.unsaved()
     assert forgotten == []
     again = Learning()
-    again.restore(compiles)
+    again.restore(compiles, memory_mb | {"/gone": 5.0, "/d2": math.nan})
+    assert again.unsaved() == ([], [], {})
+    assert again.memory_mb("/d") == 900.0
+    assert again.memory_mb("/gone") == again.memory_mb("/d2") == again.memory_mb("")
     again.declare("a", 2.0)
     again.declare("b", 2.0)
     again.declare("odd", 6.0)
@@ -173,7 +177,7 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert learning.cost("/d", "0.c") is not None
     assert learning.cost("/d", "2.c") is None
     assert list(learning.outlook("/d")) == ["0.c", *(f"{n}.c" for n in range(3, 9))]
-    _, forgotten = learning.unsaved()
+    forgotten = learning.unsaved().forgotten
     assert forgotten == [*(("/rests", f"{n}.c") for n in range(5)), ("/d", "1.c"), ("/d", "2.c")]
 
 
@@ -190,10 +194,10 @@ def test_speeds_are_learned_again_whichever_host_comes_first() -> None:
             host = list(real)[(n + build) % 3]
             took_s = (n + 1) / real[host] * math.exp(chance.gauss(0.0, 0.05))
             first.observe("/d", f"{n}.c", host, took_s, build * 100.0 + n)
-    compiles, _ = first.unsaved()
+    compiles = first.unsaved().compiles
     for order in itertools.permutations(said):
         again = Learning()
-        again.restore(compiles)
+        again.restore(compiles, {})
         for host in order:
             again.declare(host, *said[host])
         for _ in range(3):  # as often as each host reports its load in six seconds

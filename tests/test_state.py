@@ -19,7 +19,7 @@ COMPILES = [
 
 def test_compiles_come_back_as_they_were(tmp_path: Path) -> None:
     with closing(StateFile(tmp_path)) as state:
-        state.save(COMPILES, [], 5)
+        state.save(COMPILES, [], {}, 5)
     with closing(StateFile(tmp_path)) as state:
         assert state.load(5) == COMPILES
         assert state.set_aside is None
@@ -35,11 +35,23 @@ def test_a_file_without_crowding_is_carried_over(tmp_path: Path) -> None:
         """)
     with closing(StateFile(tmp_path)) as state:
         assert state.set_aside is None
-        state.save(COMPILES[:1], [], 5)
+        state.save(COMPILES[:1], [], {}, 5)
     with closing(StateFile(tmp_path)) as state:
         assert state.load(5) == COMPILES
         assert not state.begun
         assert state.hosts() == []
+
+
+def test_the_memory_that_compiles_need_comes_back_until_their_files_are_forgotten(
+    tmp_path: Path,
+) -> None:
+    with closing(StateFile(tmp_path)) as state:
+        state.save(COMPILES, [], {"/d": 300.0, "/gone": 900.0}, 5)
+        state.save([], [], {"/d": 700.5}, 5)
+    with closing(StateFile(tmp_path)) as state:
+        assert state.memory_mb() == {"/d": 700.5, "/gone": 900.0}
+        state.save([], [("/gone", "c.c")], {}, 5)
+        assert state.memory_mb() == {"/d": 700.5}
 
 
 def test_hosts_come_back_as_they_were(tmp_path: Path) -> None:
@@ -63,7 +75,7 @@ def test_compiles_of_a_clock_that_was_ahead_give_way_to_later_ones(tmp_path: Pat
 
     with closing(StateFile(tmp_path)) as state:
         for at in (9e9, 9e9 + 1, 1000.0, 1001.0):
-            state.save([compiled(at)], [], 2)
+            state.save([compiled(at)], [], {}, 2)
     with closing(StateFile(tmp_path)) as state:
         assert state.load(2) == [compiled(1000.0), compiled(1001.0)]
 
@@ -99,22 +111,22 @@ def test_a_file_that_is_no_use_is_set_aside(
     tmp_path: Path, spoil: Callable[[Path], object], reason: str
 ) -> None:
     with closing(StateFile(tmp_path)) as state:
-        state.save(COMPILES, [], 5)
+        state.save(COMPILES, [], {}, 5)
     spoil(tmp_path / FILE_NAME)
     with closing(StateFile(tmp_path)) as state:
         assert state.set_aside is not None
         assert reason in state.set_aside
         assert state.load(5) == []
-        state.save(COMPILES, [], 5)
+        state.save(COMPILES, [], {}, 5)
     assert (tmp_path / f"{FILE_NAME}.aside-1").exists()
     with closing(StateFile(tmp_path)) as state:
         assert state.set_aside is None
         assert state.load(5) == COMPILES
 
 
-def test_a_compile_that_makes_no_sense_is_passed_by(tmp_path: Path) -> None:
+def test_a_row_that_makes_no_sense_is_passed_by(tmp_path: Path) -> None:
     with closing(StateFile(tmp_path)) as state:
-        state.save(COMPILES, [], 5)
+        state.save(COMPILES, [], {}, 5)
     with closing(sqlite3.connect(tmp_path / FILE_NAME)) as database, database:
         database.executemany(
             "INSERT INTO compile VALUES ('/d', ?, ?, ?, ?, ?)",
@@ -126,8 +138,10 @@ def test_a_compile_that_makes_no_sense_is_passed_by(tmp_path: Path) -> None:
                 ("a.c", b"\xff", 1.0, 1.0, 0.0),
             ],
         )
+        database.execute("INSERT INTO memory VALUES ('/d', 'much')")
     with closing(StateFile(tmp_path)) as state:
         assert state.load(5) == COMPILES
+        assert state.memory_mb() == {}
 
 
 def test_what_an_administrator_has_to_put_right_is_said(tmp_path: Path) -> None:

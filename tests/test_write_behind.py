@@ -43,6 +43,7 @@ def test_a_disk_that_was_full_at_the_start_is_used_once_there_is_room(
             await keeper._write()
         assert caplog.text.count("disk is full") == 1
         learning.observe("/d", "kept.c", "h", 1.0, 2.0)
+        learning.observe_memory("/d", 900.0)
         await keeper.close()
 
     async def live_again() -> None:
@@ -51,6 +52,7 @@ def test_a_disk_that_was_full_at_the_start_is_used_once_there_is_room(
         await keeper.recall()
         learning.declare("h", 1.0)
         assert learning.cost("/d", "kept.c") is not None
+        assert learning.memory_mb("/d") == 900.0
         await keeper.close()
 
     asyncio.run(live())

@@ -85,6 +85,14 @@ class Compile(NamedTuple):
     crowding: float = 0.0  # of the host, on average over the compile
 
 
+class Unsaved(NamedTuple):
+    """What was learned, and which files were forgotten, since this was asked for before."""
+
+    compiles: list[Compile]
+    forgotten: list[tuple[str, str]]  # directory and source
+    memory_mb: dict[str, float]  # that one compile needs, by directory
+
+
 @dataclass(slots=True, eq=False)
 class _Seen:
     """A compile's part in the model, tied to its file and host."""
@@ -166,6 +174,7 @@ class Learning:
         # Bounded, for a shell that does not ask for them.
         self._unsaved: deque[Compile] = deque(maxlen=UNSAVED_LIMIT)
         self._forgotten: list[tuple[str, str]] = []
+        self._unsaved_memory: set[str] = set()  # directories
 
     # -- hosts
 
@@ -272,6 +281,7 @@ class Learning:
             known.memory_mb = memory_mb
         else:
             known.memory_mb += 0.02 * (memory_mb - known.memory_mb)
+        self._unsaved_memory.add(directory)
 
     # -- compiles
 
@@ -299,14 +309,21 @@ class Learning:
 
     # -- what survives
 
-    def unsaved(self) -> tuple[list[Compile], list[tuple[str, str]]]:
-        """Return, once, the compiles learned and the files forgotten since the last call."""
-        unsaved, forgotten = list(self._unsaved), self._forgotten
+    def unsaved(self) -> Unsaved:
+        """Return, once, what is new since the last call."""
+        known = self._directories
+        memory_mb = {
+            directory: known[directory].memory_mb
+            for directory in self._unsaved_memory
+            if directory in known
+        }
+        unsaved = Unsaved(list(self._unsaved), self._forgotten, memory_mb)
         self._unsaved.clear()
         self._forgotten = []
-        return unsaved, forgotten
+        self._unsaved_memory.clear()
+        return unsaved
 
-    def restore(self, compiles: list[Compile]) -> None:
+    def restore(self, compiles: list[Compile], memory_mb: dict[str, float]) -> None:
         """Learn again from what was kept, oldest first; hosts may be declared later."""
         for each in compiles:
             if not wild(each.took_s):
@@ -315,6 +332,9 @@ class Learning:
                     self._hosts[each.host].weight = UNDECLARED
                 self._record(each)
                 self._directories[each.directory].last_build[each.source] = None
+        for directory, needed_mb in memory_mb.items():
+            self.observe_memory(directory, needed_mb)
+        self._unsaved_memory.clear()  # they are kept already
 
     def _record(self, compiled: Compile) -> None:
         """Enter a compile into the books of its file and its host."""

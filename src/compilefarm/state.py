@@ -1,8 +1,8 @@
 """What survives a restart: one SQLite file under --state-dir.
 
-It holds what compiles took, from which `learning` works everything else out again, and whether
-somebody said that a host is available, or is to be left out. Learning is
-worth a lot and a lease is worth more: whatever goes wrong with the disk loses learning, with a
+It holds what compiles took, from which `learning` works almost everything out again, the memory
+that they need, and whether somebody said that a host is available, or is to be left out. Learning
+is worth a lot and a lease is worth more: whatever goes wrong with the disk loses learning, with a
 message, and never stops the server. A file that cannot be read, that a newer version wrote or
 another program, is set aside under another name and a new one is begun. A row that makes no sense
 is passed by. Only what an administrator has to put right, such as a directory that we may not
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import errno
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +46,12 @@ _STEPS = (
         reported INTEGER NOT NULL
     );
     """,
+    """
+    CREATE TABLE memory (
+        directory TEXT PRIMARY KEY,
+        compile_mb REAL NOT NULL  -- that one compile there needs
+    );
+    """,
 )
 VERSION = len(_STEPS)
 
@@ -53,6 +59,7 @@ VERSION = len(_STEPS)
 _TABLES = (
     "SELECT directory, source, host, took_s, at, crowding FROM compile LIMIT 0",
     "SELECT name, declaration, address, available, reported FROM host LIMIT 0",
+    "SELECT directory, compile_mb FROM memory LIMIT 0",
 )
 # SQLite lets a column hold anything, and a time beyond these is no time.
 _MAKES_SENSE = """
@@ -132,13 +139,25 @@ class StateFile:
         except sqlite3.Error as error:
             raise StateError(f"cannot read {self.path}: {error}") from None
 
+    def memory_mb(self) -> dict[str, float]:
+        """Return what one compile needs, by directory."""
+        query = """
+            SELECT directory, compile_mb FROM memory
+            WHERE typeof(directory) = 'text' AND typeof(compile_mb) = 'real'
+        """
+        try:
+            return dict(self._database.execute(query).fetchall())
+        except sqlite3.Error as error:
+            raise StateError(f"cannot read {self.path}: {error}") from None
+
     def save(
         self,
         compiles: Iterable[RememberedCompile],
-        forgotten: Iterable[tuple[str, str]],
+        forgotten: Collection[tuple[str, str]],
+        memory_mb: Mapping[str, float],
         per_file: int,
     ) -> None:
-        """Write new compiles, and drop those of forgotten files and all but a file's latest."""
+        """Write what is new; drop all but a file's latest compiles, and what was forgotten."""
         compiles = list(compiles)
         files = {(each.directory, each.source) for each in compiles}
         try:
@@ -165,6 +184,13 @@ class StateFile:
                 self._database.executemany(
                     "DELETE FROM compile WHERE directory = ? AND source = ?", forgotten
                 )
+                self._database.executemany(
+                    "INSERT OR REPLACE INTO memory VALUES (?, ?)", memory_mb.items()
+                )
+                if forgotten:
+                    self._database.execute(
+                        "DELETE FROM memory WHERE directory NOT IN (SELECT directory FROM compile)"
+                    )
         except sqlite3.Error as error:
             raise StateError(f"cannot write {self.path}: {error}") from None
 

@@ -94,7 +94,8 @@ class WriteBehind:
                     each.crowding,
                 )
                 for each in kept
-            ]
+            ],
+            state.memory_mb(),
         )
         log.info("%s: learned from %d compiles", state.path, len(kept))
         if not state.begun:
@@ -143,9 +144,9 @@ class WriteBehind:
     async def _write(self) -> None:
         """Write what is new; where that fails what was learned is lost, and said once."""
         async with self._writing:
-            compiles, forgotten = self._learning.unsaved()
+            compiles, forgotten, memory_mb = self._learning.unsaved()
             names, self._changed = self._changed, set()
-            if not compiles and not forgotten and not names:
+            if not (compiles or forgotten or memory_mb or names):
                 return
             remembered = [
                 RememberedCompile(*each._replace(at=each.at + self._epoch_offset_s))
@@ -158,7 +159,9 @@ class WriteBehind:
                 state = await self._opened()
                 if names:
                     await asyncio.to_thread(state.save_hosts, known, unknown)
-                await asyncio.to_thread(state.save, remembered, forgotten, COMPILES_OF_FILE)
+                await asyncio.to_thread(
+                    state.save, remembered, forgotten, memory_mb, COMPILES_OF_FILE
+                )
             except StateError as error:
                 self._changed |= names
                 self._fail(error)
