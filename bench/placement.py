@@ -55,6 +55,16 @@ class _Case:
         made = [Build(f"user{n}", f"/home/user{n}", self.files, self.jobs) for n in range(builders)]
         return [simulation.play(made) for _ in range(builds)]
 
+    def play_clone(self) -> Result:
+        """Play a first build in another directory than the one in which the files are known."""
+        chance = random.Random(1)
+        simulation = Simulation(
+            make_policy("earliest", Learning(), chance), self.hosts, chance=chance
+        )
+        for directory in ("/home/user", "/ci/job-1"):
+            result = simulation.play([Build("user", directory, self.files, self.jobs)])
+        return result
+
 
 def measure(*, quick: bool) -> Table:
     """Return the section's table."""
@@ -71,6 +81,7 @@ def measure(*, quick: bool) -> Table:
             tier,
         ),
         _build("second build", [each[1] for each in builds], tier, (1.12, 1.65)),
+        _build("first build in a clone", [case.play_clone().ratio for case in cases], tier),
     ]
     right = [ratios[2] for ratios in builds]
     against = _mean(wrong) / _mean(right)

@@ -32,8 +32,12 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
+
+from compilefarm.twins import NAMES, Twins, name_in
 
 # Standard deviations of natural logarithms: 0.1 is 10 %.
 NOISE_SD = 0.12  # of one compile about its file's cost
@@ -70,6 +74,8 @@ UNSAVED_LIMIT = 10_000
 FIT_PART = 8
 # A build that asked for less of what its predecessor had was not a whole one.
 WHOLE_BUILD = 0.5
+# A directory is another's twin that knows this part of its files, and so many at least.
+TWIN_PART, TWIN_FILES = 0.75, 4
 # What one compile may need until it has been seen: an ordinary C++ file.
 MEMORY_MB = 200.0
 
@@ -142,6 +148,7 @@ class _Directory:
     last_build: dict[str, None] = field(default_factory=dict)  # sources, in the order of asking
     jobs: int = 0
     memory_mb: float = 0.0
+    twin: str | None = None  # the directory from which we know what is not known of this one
 
 
 def crowding(in_use: float, slots: int) -> float:
@@ -175,6 +182,7 @@ class Learning:
         self._unsaved: deque[Compile] = deque(maxlen=UNSAVED_LIMIT)
         self._forgotten: list[tuple[str, str]] = []
         self._unsaved_memory: set[str] = set()  # directories
+        self._twins = Twins()
 
     # -- hosts
 
@@ -230,7 +238,13 @@ class Learning:
     def cost(self, directory: str, source: str) -> float | None:
         """Return a file's cost in seconds at power index 1; None where it was never compiled."""
         known = self._directories.get(directory)
-        file = known.files.get(source) if known is not None else None
+        if known is None:
+            return None
+        file = known.files.get(source)
+        if file is None and known.twin is not None:
+            twin = self._directories.get(known.twin)
+            if twin is not None:
+                file = twin.files.get(name_in(known.twin, source, directory))
         return None if file is None else _cost_of(file)
 
     def outlook(self, directory: str) -> dict[str, float]:
@@ -238,16 +252,38 @@ class Learning:
         known = self._directories.get(directory)
         if known is None:
             return {}
+        names = {source: source for source in known.last_build}
+        if not names and known.twin is not None and known.twin in self._directories:
+            there, known = known.twin, self._directories[known.twin]
+            names = {source: name_in(directory, source, there) for source in known.last_build}
         return {
-            source: _cost_of(file)
-            for source in known.last_build
+            name: _cost_of(file)
+            for source, name in names.items()
             if (file := known.files.get(source)) is not None
         }
 
     def jobs(self, directory: str) -> int:
         """Return how many compiles the last build there had outstanding at once; 0 if unknown."""
         known = self._directories.get(directory)
+        if known is not None and not known.jobs and known.twin is not None:
+            known = self._directories.get(known.twin)
         return known.jobs if known is not None else 0
+
+    def find_twin(self, directory: str, sources: Iterable[str]) -> bool:
+        """Look for another directory with these files; return whether there is one.
+
+        What is not known of this directory is then known from the last build in that one.
+        """
+        asked_for = list(islice(sources, NAMES))
+        for candidate in self._twins.candidates(directory, asked_for):
+            other = self._directories[candidate]
+            if not other.last_build and other.twin is not None:  # a twin itself, in its first build
+                candidate, other = other.twin, self._directories.get(other.twin, other)
+            known = sum(name_in(candidate, each, directory) in other.files for each in asked_for)
+            if other.last_build and known >= max(TWIN_FILES, TWIN_PART * len(asked_for)):
+                self._directory(directory).twin = candidate
+                return True
+        return False
 
     def build_ended(self, directory: str, sources: dict[str, None], jobs: int) -> None:
         """Take note of what a build asked for; one that made only a part adds to the outlook."""
@@ -267,6 +303,8 @@ class Learning:
     def memory_mb(self, directory: str) -> float:
         """Return what one compile in that directory needs, in MB."""
         known = self._directories.get(directory)
+        if known is not None and not known.memory_mb and known.twin is not None:
+            known = self._directories.get(known.twin)
         return (known.memory_mb if known is not None else 0.0) or MEMORY_MB
 
     def observe_memory(self, directory: str, memory_mb: float) -> None:
@@ -338,9 +376,7 @@ class Learning:
 
     def _record(self, compiled: Compile) -> None:
         """Enter a compile into the books of its file and its host."""
-        directory = self._directories.get(compiled.directory)
-        if directory is None:
-            directory = self._directories[compiled.directory] = _Directory()
+        directory = self._directory(compiled.directory)
         self._use(compiled.directory, directory)
         host = self._hosts[compiled.host]
         log_s = math.log(compiled.took_s)
@@ -348,6 +384,7 @@ class Learning:
         if file is None:
             file = _File()
             self._files += 1
+            self._twins.came_up(compiled.directory, compiled.source)
         directory.files[compiled.source] = file
         self._forget_oldest()
         seen = _Seen(file, host, log_s, compiled.at, compiled.crowding)
@@ -356,6 +393,12 @@ class Learning:
         file.seen.append(seen)
         host.seen.append(seen)
         host.unfitted += 1
+
+    def _directory(self, name: str) -> _Directory:
+        directory = self._directories.get(name)
+        if directory is None:
+            directory = self._directories[name] = _Directory()
+        return directory
 
     def _use(self, name: str, directory: _Directory) -> None:
         """Make a directory the most recently used."""
@@ -374,6 +417,8 @@ class Learning:
                 sources = [next(iter(oldest.files))]
                 del oldest.files[sources[0]]
                 oldest.last_build.pop(sources[0], None)
+            for source in sources:
+                self._twins.forget(name, source)
             self._files -= len(sources)
             self._forgotten.extend((name, source) for source in sources)
 

@@ -52,6 +52,7 @@ from compilefarm.placement.patience import Patience
 from compilefarm.placement.places import Change, Places
 from compilefarm.placement.speed_classes import Place, Running, View, trim
 from compilefarm.placement.turns import FIRST_LINE, LAST_LINE, Entry, Turns, User, serve
+from compilefarm.twins import NAMES
 
 LOOK_AHEAD_FILES = 400  # play forward only a rest this small
 STEPS_AT_ONCE = 400  # the longest that one decision stalls: about half a millisecond
@@ -516,6 +517,8 @@ class EarliestPolicy:
             queue.turns.stand(queue, LAST_LINE)
             self._set_alarm(build, build.gathers_until)
             return None
+        if not build.warm and len(build.seen) >= build.twin_wanted_at:
+            self._find_twin(build)
         if len(queue) == 1 and view.is_fastest(place):
             # There is no faster slot to wait for, and nothing to choose from.
             return queue.all()[0], place
@@ -533,6 +536,20 @@ class EarliestPolicy:
             soonest_s = build.soonest[0][0] + EPSILON_S
             self._set_alarm(build, max(soonest_s, now + ASK_AGAIN_S))
         return None
+
+    def _find_twin(self, build: Build) -> None:
+        """Have a first build go by another directory's last one, if that had the same files."""
+        asked_for = len(build.seen)
+        build.twin_wanted_at = 2 * asked_for if asked_for < NAMES else math.inf
+        directory = build.key[2]
+        if not self.learning.find_twin(directory, build.seen):
+            return
+        build.has_twin(self.learning.outlook(directory), self.learning.jobs(directory))
+        for queue in build.queues.values():
+            for waiting in list(queue.unknown.values()):
+                build.drop(waiting)
+                waiting.cost = self.learning.cost(directory, waiting.request.source)
+                build.put(waiting)
 
     def _worth_measuring(
         self, queue: Queue, free: Place, now: float
