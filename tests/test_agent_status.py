@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from compilefarm.agent.host_server import Address, is_this_machine, parse_address, servers
 from compilefarm.agent.machine import available_cpus
+from compilefarm.agent.options import ending_signals
 
 
 @pytest.mark.parametrize(
@@ -184,3 +186,12 @@ def test_a_short_program_imports_little() -> None:
         check=True,
     ).stdout.split()
     assert not {"psutil", "asyncio", "compilefarm.agent.load", "subprocess"} & set(loaded)
+
+
+def test_a_program_under_nohup_outlives_its_terminal() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert ending_signals() == [signal.SIGTERM, signal.SIGINT]
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert signal.SIGHUP in ending_signals()

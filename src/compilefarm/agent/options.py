@@ -168,8 +168,14 @@ def complain(program: str, message: object) -> int:
     return 1
 
 
+def ending_signals() -> list[signal.Signals]:
+    """Return the signals that are to end a program: none that nohup had it ignore."""
+    ending = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    return [number for number in ending if signal.getsignal(number) is not signal.SIG_IGN]
+
+
 def end_tidily_on_a_signal() -> None:
-    """Let SIGTERM, SIGINT and SIGHUP end the program as an exception does, with 128 + its number.
+    """Let these signals end the program as an exception does, with 128 + its number.
 
     So what a program began is undone on its way out.
     """
@@ -177,5 +183,5 @@ def end_tidily_on_a_signal() -> None:
     def end(number: int, _frame: FrameType | None) -> None:
         sys.exit(128 + number)
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in ending_signals():
         signal.signal(number, end)

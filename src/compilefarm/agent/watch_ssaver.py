@@ -19,7 +19,6 @@ import asyncio
 import contextlib
 import os
 import re
-import signal
 import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -33,7 +32,7 @@ from compilefarm.agent.enable import host_of
 from compilefarm.agent.guard import Guard
 from compilefarm.agent.host_server import Address, Refused, Unreachable
 from compilefarm.agent.machine import this_machine
-from compilefarm.agent.options import Parser, complain, seconds
+from compilefarm.agent.options import Parser, complain, ending_signals, seconds
 from compilefarm.agent.presence import (
     IDLE_AFTER_S,
     Hours,
@@ -324,7 +323,7 @@ async def _until_a_signal(work: Coroutine[Any, Any, None]) -> None:
     """Do the work until a signal asks for the end; raises what the work raises."""
     loop = asyncio.get_running_loop()
     task = asyncio.create_task(work)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in ending_signals():
         loop.add_signal_handler(number, task.cancel)
     with contextlib.suppress(asyncio.CancelledError):
         await task

@@ -38,7 +38,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from compilefarm.agent.host_server import Address
-from compilefarm.agent.options import Parser, complain, directory, whole_number
+from compilefarm.agent.options import Parser, complain, directory, ending_signals, whole_number
 from compilefarm.demo import children, timeline
 from compilefarm.demo.project import (
     Project,
@@ -99,8 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--keep", action="store_true", help="leave the farm running afterwards, until Ctrl-C"
     )
     options = parser.parse_args(arguments)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _end)
+    for number in ending_signals():
+        if number != signal.SIGINT:  # which is a KeyboardInterrupt already
+            signal.signal(number, _end)
     console = Console(highlight=False)
     try:
         with (
