@@ -63,6 +63,13 @@ class Distccd:
         return {process.status() for process in self.compilers}
 
 
+def ended(process: psutil.Process) -> bool:
+    """Whether nothing but its books is left of a process."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    return True
+
+
 @pytest.fixture
 def distccd() -> Iterator[Distccd]:
     command = [sys.executable, "-S", "-c", PROCESSES]
@@ -79,7 +86,8 @@ def distccd() -> Iterator[Distccd]:
 def test_compiles_are_stopped_and_go_on(distccd: Distccd) -> None:
     assert distccd.compiles.stop() == 2
     eventually(lambda: distccd.states() == {psutil.STATUS_STOPPED})
-    assert all(worker.status() == psutil.STATUS_SLEEPING for worker in distccd.workers)
+    # A child that is stopped wakes who waits for it, for a moment.
+    eventually(lambda: {each.status() for each in distccd.workers} == {psutil.STATUS_SLEEPING})
     assert distccd.compiles.stop() == 0
     assert distccd.compiles.go_on() == 2
     eventually(lambda: distccd.states() == {psutil.STATUS_SLEEPING})
@@ -96,6 +104,8 @@ def test_compiles_are_ended_as_a_whole(distccd: Distccd, stopped: bool) -> None:
     said = [distccd.process.stdout.readline() for _ in range(2)]
     assert said == [b"killed\n"] * 2, "a compiler had the time to blame the source"
     assert all(worker.is_running() for worker in distccd.workers)
+    # A group is killed at once, but its members die one by one.
+    eventually(lambda: all(map(ended, distccd.compilers)))
     assert distccd.compiles.end() == 0
 
 
