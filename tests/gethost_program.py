@@ -170,6 +170,10 @@ class Gethost:
         shutil.rmtree(self._runtime)
         self._runtime.mkdir()
 
+    def away_markers(self) -> list[Path]:
+        """Return the files by which it remembers that servers are away."""
+        return list((self._runtime / "compilefarm").glob("away-*"))
+
     def start(
         self,
         *words: str,

@@ -357,7 +357,7 @@ def test_no_bytes_from_a_server_do_harm(
 
 
 def away_marker(gethost: Gethost) -> Path:
-    (marker,) = (gethost.directory / "runtime" / "compilefarm").glob("away-*")
+    (marker,) = gethost.away_markers()
     return marker
 
 

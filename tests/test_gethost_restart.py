@@ -14,6 +14,7 @@ import subprocess
 import time
 
 import pytest
+from compile_host import eventually
 from gethost_program import PATIENCE_S, Connection, Gethost, Server
 
 pytestmark = pytest.mark.slow  # a gethost that lost its server takes its time
@@ -184,6 +185,7 @@ def test_attaching_makes_others_ask_again(gethost: Gethost, server: Server) -> N
     assert "no host-server at" in gethost.run("true").stderr
     with Server(server.port) as again:
         connection = attached(again)
+        eventually(lambda: not gethost.away_markers())
         other = gethost.start("true")
         again.accept().send(LEASE)
         assert other.wait(PATIENCE_S) == 0
@@ -270,7 +272,7 @@ def test_the_second_is_used_while_the_first_is_away_and_then_the_first(
             assert process.communicate(timeout=PATIENCE_S)[1] == ""
         assert server.nobody_came(), "the others know that it is away"
 
-        [marker] = (gethost.directory / "runtime" / "compilefarm").glob("away-*")
+        [marker] = gethost.away_markers()
         os.utime(marker, (time.time() - 11,) * 2)
         for _ in range(2):
             process = gethost.start("true")
