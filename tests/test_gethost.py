@@ -566,12 +566,17 @@ def test_a_stale_backoff_mark_does_not_veto_the_server(gethost: Gethost, server:
     assert not mark.exists()
 
 
+@pytest.mark.parametrize("stands_still_s", [0, 0.5])
 def test_a_mark_that_another_distcc_left_meanwhile_is_no_reason_to_blame_the_host(
-    gethost: Gethost, server: Server
+    gethost: Gethost, server: Server, stands_still_s: float
 ) -> None:
-    """The first try finds a mark and gives up; the second one, on the same lease, does not."""
+    """The first try finds a mark and gives up; the second one, on the same lease, does not.
+
+    It gives up at once, but the machine may have stood still meanwhile.
+    """
     mark = gethost.directory / "distcc-dir" / "lock" / "backoff_tcp_192.0.2.7_4001_0"
-    gethost.program("distcc", f"test -e tried && exit 0; touch tried '{mark}'; exit 116")
+    gives_up = f"touch tried '{mark}'; sleep {stands_still_s}; exit 116"
+    gethost.program("distcc", f"test -e tried && exit 0; {gives_up}")
     process = gethost.start("distcc", "sh", "-c", "main.c")
     connection = server.accept()
     connection.receive("request")

@@ -115,11 +115,13 @@ bool attempt_ended_well(const struct attempt *attempt)
 }
 
 /* The mark of a failed host is removed before distcc starts, but another distcc that fails meanwhile may
- * leave a new one, in the moment before this one looks for it; then it gives up at once. */
+ * leave a new one, in the moment before this one looks for it; then it gives up at once. That is generous:
+ * a machine with many gethosts on it is slow, and a virtual one may stand still for most of a second. One
+ * that did fail within that time costs an attempt more, but the other way round a sound host is blamed. */
 bool attempt_went_by_mark(const struct attempt *attempt)
 {
     enum { DISTCC_NO_HOSTS = 116 };
-    const double at_once_s = 0.2; /* a machine with many gethosts on it is slow */
+    const double at_once_s = 1.0;
     return attempt->ended && WIFEXITED(attempt->status) &&
            WEXITSTATUS(attempt->status) == DISTCC_NO_HOSTS && attempt->wall_s < at_once_s &&
            environment_has_backoff(&attempt->lease);
