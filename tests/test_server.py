@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -180,9 +180,8 @@ def test_a_client_that_never_reads(server: HostServer) -> None:
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """The line ports, served by a thread of this process that waits for nothing long."""
-    monkeypatch.setattr(connections, "LINE_WITHIN_S", 0.2)
+def line_ports(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The line ports, served by a thread of this process that looks at its clients often."""
     monkeypatch.setattr(server_module, "SWEEP_S", 0.02)
     monkeypatch.setattr(server_module, "SIGN_OF_LIFE_S", 0.05)
     ports: queue.Queue[int] = queue.Queue()
@@ -208,25 +207,37 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     loop.close()
 
 
+@pytest.fixture
+def impatience(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """What makes lines that begin from then on be waited for only shortly."""
+    return partial(monkeypatch.setattr, connections, "LINE_WITHIN_S", 0.2)
+
+
 @pytest.mark.parametrize("port", LINE_PORTS, ids=PORT_NAMES)
 @pytest.mark.parametrize("begun", [b"", b"net"])
-def test_half_a_line_and_silence(impatient: list[int], begun: bytes, port: int) -> None:
-    with Client("127.0.0.1", impatient[port]) as client:
+def test_half_a_line_and_silence(
+    line_ports: list[int], impatience: Callable[[], None], begun: bytes, port: int
+) -> None:
+    impatience()
+    with Client("127.0.0.1", line_ports[port]) as client:
         client.send(begun)
         assert "in time" in client.is_turned_away()
 
 
-def test_a_line_must_end_however_it_drips(impatient: list[int]) -> None:
-    with Client("127.0.0.1", impatient[STATUS]) as client:
+def test_a_line_must_end_however_it_drips(
+    line_ports: list[int], impatience: Callable[[], None]
+) -> None:
+    with Client("127.0.0.1", line_ports[STATUS]) as client:
         client.say("networks")
         client.hears("ok")
+        impatience()
         while not select.select([client.socket], [], [], 0.05)[0]:
             client.send(b"a")
 
 
-def test_waiting_clients_hear_that_the_server_lives(impatient: list[int]) -> None:
-    holder, waiting = (Client("127.0.0.1", impatient[REQUESTS]) for _ in range(2))
-    with Client("127.0.0.1", impatient[STATUS]) as status, holder, waiting:
+def test_waiting_clients_hear_that_the_server_lives(line_ports: list[int]) -> None:
+    holder, waiting = (Client("127.0.0.1", line_ports[REQUESTS]) for _ in range(2))
+    with Client("127.0.0.1", line_ports[STATUS]) as status, holder, waiting:
         status.say("add host=127.0.0.1 slots=1")
         status.hears("ok")
         holder.say("request")
