@@ -27,7 +27,15 @@ BACKUP_DESK = "host=desk2 address=198.51.100.2 port=4002 slots=2"
 WORDS = "-c main.c -o main.o -MD -MF main.d -MT main.o"
 COMPILE = ("distcc", "sh", *WORDS.split())
 
-DISTCC = """
+# Not by a pipe: a signal that comes just before the shell reads one is seen when a line is there.
+TOLD = """
+told() {
+    while [ ! -e told-$1 ]; do sleep 0.01; done
+    mv told-$1 taken-$1
+    read status < taken-$1
+}
+"""
+DISTCC = f"""{TOLD}
 case $DISTCC_HOSTS in 192*) attempt=first;; *) attempt=backup;; esac
 for word; do
     case $previous in -o) object=$word;; -MF) dependencies=$word;; esac
@@ -37,7 +45,7 @@ echo "main.o: $attempt.h" > "$dependencies"
 echo "$attempt warns" >&2
 [ ! -e before-$attempt ] || . ./before-$attempt
 echo $attempt > says
-read status < $attempt
+told $attempt
 [ $status != 0 ] || echo $attempt > "$object"
 exit $status
 """
@@ -56,9 +64,6 @@ class NamedPipe:
     def __init__(self, path: Path) -> None:
         os.mkfifo(path)
         self._ends = os.open(path, os.O_RDWR)
-
-    def write_line(self, line: str) -> None:
-        os.write(self._ends, f"{line}\n".encode())
 
     def read_line(self) -> str:
         assert select.select([self._ends], [], [], PATIENCE_S)[0], "nobody says anything"
@@ -87,7 +92,6 @@ class Compile:
         self.directory = gethost.directory
         gethost.program("distcc", DISTCC)
         self._says = NamedPipe(self.directory / "says")
-        self._told = {name: NamedPipe(self.directory / name) for name in ("first", "backup")}
         self._held_by_children, self._held = os.pipe()
         self.process: subprocess.Popen[str]
         self.connection: Connection
@@ -123,7 +127,9 @@ class Compile:
 
     def tell(self, attempt: str, status: int = 0) -> None:
         """Tell an attempt to end, and how."""
-        self._told[attempt].write_line(str(status))
+        order = self.directory / "order"
+        order.write_text(f"{status}\n")
+        order.rename(self.directory / f"told-{attempt}")
 
     def temporaries(self) -> list[str]:
         return [path.name for path in self.directory.glob("**/*.backup-*")]
@@ -147,8 +153,7 @@ class Compile:
         return object_, dependencies.removeprefix("main.o: ").removesuffix(".h\n")
 
     def close(self) -> None:
-        for pipe in [self._says, *self._told.values()]:
-            pipe.close()
+        self._says.close()
         os.close(self._held_by_children)
         if self._held >= 0:
             os.close(self._held)
@@ -191,7 +196,7 @@ def test_the_files_are_beside_the_real_ones(compile_: Compile) -> None:
     compile_.gethost.program(
         "distcc",
         'echo "$*" >> words; case $DISTCC_HOSTS in 192*) ;; *) exit 1;; esac\n'
-        "echo first > says; read x < first",
+        f"{TOLD} echo first > says; told first",
     )
     words = "-c main.c -oout/a.o -MMD -MFa.d -MQa.o"
     compile_.start(command=("distcc", "sh", *words.split()))
@@ -262,7 +267,7 @@ def test_a_backup_that_has_ended_well_counts_whatever_the_server_says(
     compile_: Compile, line: str
 ) -> None:
     """The server speaks while the first attempt is being ended."""
-    compile_.before("first", "trap 'echo asked > says; read x < first; exit 1' TERM")
+    compile_.before("first", "trap 'echo asked > says; told first; exit 1' TERM")
     compile_.start()
     compile_.back_up()
     compile_.tell("backup")
@@ -398,7 +403,7 @@ def test_what_a_backup_leaves_running_is_ended(compile_: Compile, end: str) -> N
     """The real one does not wait for its preprocessor, which has a process group of its own."""
     preprocessor = f"{sys.executable} -c '{PREPROCESSOR}' \"$dependencies\""
     with contextlib.closing(NamedPipe(compile_.directory / "never")):
-        compile_.before("backup", f"{preprocessor} & read status < backup; exit 116")
+        compile_.before("backup", f"{preprocessor} & told backup; exit 116")
         compile_.start()
         compile_.back_up()
         if end == "failed":
@@ -452,7 +457,7 @@ def test_a_backup_that_is_taken_back(compile_: Compile) -> None:
 
 
 def test_there_is_one_backup_at_most(compile_: Compile) -> None:
-    compile_.before("backup", "trap 'echo asked > says; read status < backup; exit 0' TERM")
+    compile_.before("backup", "trap 'echo asked > says; told backup; exit 0' TERM")
     compile_.start()
     compile_.back_up()
     second = backup_of(9)
@@ -471,7 +476,7 @@ def test_there_is_one_backup_at_most(compile_: Compile) -> None:
 
 
 def test_a_backup_that_waits_for_the_one_before_may_be_taken_back(compile_: Compile) -> None:
-    compile_.before("backup", "trap 'echo asked > says; read status < backup; exit 0' TERM")
+    compile_.before("backup", "trap 'echo asked > says; told backup; exit 0' TERM")
     compile_.start()
     compile_.back_up()
     compile_.connection.send(f"drop id=8 reason=x\n{backup_of(9)}\ndrop id=9 reason=x")
@@ -574,7 +579,7 @@ def test_a_signal_ends_both_and_gethost(compile_: Compile, number: signal.Signal
 
 
 def test_a_signal_while_the_first_attempt_is_being_ended(compile_: Compile) -> None:
-    compile_.before("first", "trap 'echo asked > says; read x < first; exit 1' TERM")
+    compile_.before("first", "trap 'echo asked > says; told first; exit 1' TERM")
     compile_.start()
     compile_.back_up()
     compile_.tell("backup")
