@@ -37,7 +37,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
 
-from compilefarm.twins import NAMES, Twins, name_in
+from compilefarm.twins import AT_LEAST, NAMES, PART, Twins, name_in
 
 # Standard deviations of natural logarithms: 0.1 is 10 %.
 NOISE_SD = 0.12  # of one compile about its file's cost
@@ -74,8 +74,6 @@ UNSAVED_LIMIT = 10_000
 FIT_PART = 8
 # A build that asked for less of what its predecessor had was not a whole one.
 WHOLE_BUILD = 0.5
-# A directory is another's twin that knows this part of its files, and so many at least.
-TWIN_PART, TWIN_FILES = 0.75, 4
 # What one compile may need until it has been seen: an ordinary C++ file.
 MEMORY_MB = 200.0
 
@@ -144,11 +142,13 @@ class _Host:
 class _Directory:
     """What is remembered of the builds in one directory."""
 
+    name: str
     files: dict[str, _File] = field(default_factory=dict)  # the least recently compiled first
     last_build: dict[str, None] = field(default_factory=dict)  # sources, in the order of asking
     jobs: int = 0
     memory_mb: float = 0.0
-    twin: str | None = None  # the directory from which we know what is not known of this one
+    # From which directory we know what is not known of this one. By name: it may be forgotten.
+    twin: str = ""
 
 
 def crowding(in_use: float, slots: int) -> float:
@@ -180,7 +180,7 @@ class Learning:
         self._files = 0
         # Bounded, for a shell that does not ask for them.
         self._unsaved: deque[Compile] = deque(maxlen=UNSAVED_LIMIT)
-        self._forgotten: list[tuple[str, str]] = []
+        self._forgotten: deque[tuple[str, str]] = deque(maxlen=FILES_LIMIT)
         self._unsaved_memory: set[str] = set()  # directories
         self._twins = Twins()
 
@@ -238,35 +238,29 @@ class Learning:
     def cost(self, directory: str, source: str) -> float | None:
         """Return a file's cost in seconds at power index 1; None where it was never compiled."""
         known = self._directories.get(directory)
-        if known is None:
-            return None
-        file = known.files.get(source)
-        if file is None and known.twin is not None:
-            twin = self._directories.get(known.twin)
-            if twin is not None:
-                file = twin.files.get(name_in(known.twin, source, directory))
+        file = known.files.get(source) if known is not None else None
+        if file is None and (twin := self._twin_of(known)) is not None:
+            file = twin.files.get(name_in(twin.name, source, directory))
         return None if file is None else _cost_of(file)
 
     def outlook(self, directory: str) -> dict[str, float]:
         """Return what a build there will ask for, in order, with costs; empty if unknown."""
         known = self._directories.get(directory)
-        if known is None:
+        if known is not None and known.last_build:
+            return _outlook_of(known)
+        twin = self._twin_of(known)
+        if twin is None:
             return {}
-        names = {source: source for source in known.last_build}
-        if not names and known.twin is not None and known.twin in self._directories:
-            there, known = known.twin, self._directories[known.twin]
-            names = {source: name_in(directory, source, there) for source in known.last_build}
         return {
-            name: _cost_of(file)
-            for source, name in names.items()
-            if (file := known.files.get(source)) is not None
+            name_in(directory, source, twin.name): cost
+            for source, cost in _outlook_of(twin).items()
         }
 
     def jobs(self, directory: str) -> int:
         """Return how many compiles the last build there had outstanding at once; 0 if unknown."""
         known = self._directories.get(directory)
-        if known is not None and not known.jobs and known.twin is not None:
-            known = self._directories.get(known.twin)
+        if known is None or not known.jobs:
+            known = self._twin_of(known)
         return known.jobs if known is not None else 0
 
     def find_twin(self, directory: str, sources: Iterable[str]) -> bool:
@@ -277,11 +271,11 @@ class Learning:
         asked_for = list(islice(sources, NAMES))
         for candidate in self._twins.candidates(directory, asked_for):
             other = self._directories[candidate]
-            if not other.last_build and other.twin is not None:  # a twin itself, in its first build
-                candidate, other = other.twin, self._directories.get(other.twin, other)
-            known = sum(name_in(candidate, each, directory) in other.files for each in asked_for)
-            if other.last_build and known >= max(TWIN_FILES, TWIN_PART * len(asked_for)):
-                self._directory(directory).twin = candidate
+            if not other.last_build:  # in its first build, which may have a twin itself
+                other = self._twin_of(other) or other
+            known = sum(name_in(other.name, each, directory) in other.files for each in asked_for)
+            if other.last_build and known >= max(AT_LEAST, PART * len(asked_for)):
+                self._directory(directory).twin = other.name
                 return True
         return False
 
@@ -303,8 +297,8 @@ class Learning:
     def memory_mb(self, directory: str) -> float:
         """Return what one compile in that directory needs, in MB."""
         known = self._directories.get(directory)
-        if known is not None and not known.memory_mb and known.twin is not None:
-            known = self._directories.get(known.twin)
+        if known is None or not known.memory_mb:
+            known = self._twin_of(known)
         return (known.memory_mb if known is not None else 0.0) or MEMORY_MB
 
     def observe_memory(self, directory: str, memory_mb: float) -> None:
@@ -355,9 +349,9 @@ class Learning:
             for directory in self._unsaved_memory
             if directory in known
         }
-        unsaved = Unsaved(list(self._unsaved), self._forgotten, memory_mb)
+        unsaved = Unsaved(list(self._unsaved), list(self._forgotten), memory_mb)
         self._unsaved.clear()
-        self._forgotten = []
+        self._forgotten.clear()
         self._unsaved_memory.clear()
         return unsaved
 
@@ -397,8 +391,12 @@ class Learning:
     def _directory(self, name: str) -> _Directory:
         directory = self._directories.get(name)
         if directory is None:
-            directory = self._directories[name] = _Directory()
+            directory = self._directories[name] = _Directory(name)
         return directory
+
+    def _twin_of(self, known: _Directory | None) -> _Directory | None:
+        """Return a directory's twin, unless that was forgotten."""
+        return self._directories.get(known.twin) if known is not None and known.twin else None
 
     def _use(self, name: str, directory: _Directory) -> None:
         """Make a directory the most recently used."""
@@ -412,6 +410,7 @@ class Learning:
             name, oldest = next(iter(self._directories.items()))
             if len(self._directories) > 1:
                 del self._directories[name]
+                self._unsaved_memory.discard(name)
                 sources = list(oldest.files)
             else:
                 sources = [next(iter(oldest.files))]
@@ -576,6 +575,15 @@ def _aged(unused_s: float) -> float:
 
 def _weight(variance: float) -> float:
     return 1.0 / (NOISE_SD**2 + variance)
+
+
+def _outlook_of(known: _Directory) -> dict[str, float]:
+    """Return what the last build in a directory asked for, in order, with costs."""
+    return {
+        source: _cost_of(file)
+        for source in known.last_build
+        if (file := known.files.get(source)) is not None
+    }
 
 
 def _cost_of(file: _File) -> float:

@@ -97,9 +97,7 @@ def _reason(host: Host, standing: Standing) -> str:
 
 
 def _slots_free(host: Host, standing: Standing) -> int:
-    """Return how many of a host's free slots a compile could have now."""
-    if not host.up or standing.tier is None:
-        return 0
+    """Return how many free slots of a host that is in use a compile could have now."""
     if standing.slots is None:
         return len(host.free)
     return min(len(host.free), max(0, standing.slots - host.in_use))
@@ -117,7 +115,7 @@ def _host(farm: Farm, host: Host) -> dict[str, Any]:
         "slots": host.slots,
         "slots_in_use": host.in_use,
         "strays": host.strays,
-        "slots_free": _slots_free(host, standing),
+        "slots_free": _slots_free(host, standing) if usable else 0,
         "power_index": host.power_index,
         "types": sorted(host.types),
         "compilers": sorted(host.compilers),

@@ -14,6 +14,8 @@ import posixpath
 from collections import Counter
 from collections.abc import Iterable
 
+# A directory is another's twin that knows this part of its files, and so many at least.
+PART, AT_LEAST = 0.75, 4
 CANDIDATES = 3
 # Names looked at: the first ones of a build tell as much as all of them.
 NAMES = 64
@@ -28,8 +30,8 @@ def relative(source: str, directory: str) -> str:
 
 def name_in(other: str, source: str, directory: str) -> str:
     """Return the name that a directory's source would have, had it been asked for from another."""
-    if source.startswith("/") and directory.startswith("/") and other.startswith("/"):
-        return posixpath.normpath(posixpath.join(other, posixpath.relpath(source, directory)))
+    if source.startswith("/") and other.startswith("/"):
+        return posixpath.normpath(posixpath.join(other, relative(source, directory)))
     return source
 
 

@@ -151,8 +151,7 @@ static bool path_in_distcc_dir(char *path, size_t size, const char *name)
 }
 
 /* A failed host leaves a file, and until that is a second old every other distcc of this user fails at
- * once where it was sent to that host. The host may have been innocent (it had no such compiler, say),
- * and the server, who knows, has just granted it: so the mark goes. */
+ * once where it was sent to that host. */
 static bool path_of_backoff(char *path, size_t size, const struct lease *lease)
 {
     char name[128];
@@ -160,6 +159,8 @@ static bool path_of_backoff(char *path, size_t size, const struct lease *lease)
     return path_in_distcc_dir(path, size, name);
 }
 
+/* The host may have been innocent (it had no such compiler, say), and the server, who knows, has just
+ * granted it: so the mark goes. */
 void environment_forget_backoff(const struct lease *lease)
 {
     char path[4096];

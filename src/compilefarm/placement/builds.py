@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import NamedTuple
 
-from compilefarm.learning import TWIN_FILES
 from compilefarm.model import Request
 from compilefarm.placement.speed_classes import Running, View, drop_untrue
 from compilefarm.placement.turns import Turns, User
+from compilefarm.twins import AT_LEAST
 
 BuildKey = tuple[str, str, str]  # user, builder, directory
 
@@ -140,10 +140,10 @@ class Build:
         self.power = self.start_power = self.end_power = 0.0
         self.soonest: list[tuple[float, int, Running]] = []
         self.latest: list[tuple[float, int, Running]] = []
-        self._look_forward(outlook)
+        self._take_outlook(outlook)
         # Of a first build: whether its files are another directory's is asked when it has asked for
         # so many.
-        self.twin_wanted_at: float = TWIN_FILES
+        self.twin_wanted_at: float = AT_LEAST
         self.preprocess_s = 0.0  # on the builder, of a compile, on average
         self.gap_s = 0.0  # from a compile's end to the next request, on average
         self._ended_at = math.inf  # the last end, if nothing was asked for since
@@ -174,16 +174,16 @@ class Build:
         """Whether what the outlook has is still to be counted on."""
         return self.refills or now - self.last_arrival < STALLED_AFTER_S
 
-    def _look_forward(self, outlook: dict[str, float]) -> None:
+    def _take_outlook(self, outlook: dict[str, float]) -> None:
         """Take what is still to come, as the last build had it; nothing, in a first build."""
         self.outlook = outlook
         self.warm = bool(outlook)
         self.outlook_sorted = sorted(outlook.values())
         self.outlook_work = sum(self.outlook_sorted)
 
-    def has_twin(self, outlook: dict[str, float], jobs: int) -> None:
+    def go_by_twin(self, outlook: dict[str, float], jobs: int) -> None:
         """Be no first build any more, as far as another directory's last one tells."""
-        self._look_forward({name: cost for name, cost in outlook.items() if name not in self.seen})
+        self._take_outlook({name: cost for name, cost in outlook.items() if name not in self.seen})
         self.warm = True
         self.jobs = max(self.jobs, jobs)
         for _, serial, running in self.soonest:

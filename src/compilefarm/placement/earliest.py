@@ -544,7 +544,7 @@ class EarliestPolicy:
         directory = build.key[2]
         if not self.learning.find_twin(directory, build.seen):
             return
-        build.has_twin(self.learning.outlook(directory), self.learning.jobs(directory))
+        build.go_by_twin(self.learning.outlook(directory), self.learning.jobs(directory))
         for queue in build.queues.values():
             for waiting in list(queue.unknown.values()):
                 build.drop(waiting)
