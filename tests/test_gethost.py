@@ -401,12 +401,25 @@ def test_success_ends_the_absence(gethost: Gethost, server: Server) -> None:
         assert not list((gethost.directory / "runtime" / "compilefarm").iterdir())
 
 
-def test_an_old_absence_is_told_again(gethost: Gethost, server: Server) -> None:
+@pytest.mark.parametrize("age_s", [1000, -1000])
+def test_an_old_absence_is_told_again(gethost: Gethost, server: Server, age_s: float) -> None:
     for _ in range(2):
         process = gethost.start("true")
         server.accept().end()
         assert "no host-server at" in process.communicate(timeout=PATIENCE_S)[1]
-        make_older(away_marker(gethost), 1000)
+        make_older(away_marker(gethost), age_s)
+
+
+def test_an_absence_is_remembered_by_a_clock_that_is_a_moment_behind(
+    gethost: Gethost, server: Server
+) -> None:
+    """As time() is behind a file's time at the end of each second, on Linux by a tick."""
+    process = gethost.start("true")
+    server.accept().end()
+    assert "no host-server at" in process.communicate(timeout=PATIENCE_S)[1]
+    make_older(away_marker(gethost), -2)
+    assert gethost.run("true").stderr == ""
+    assert server.nobody_came()
 
 
 def test_verbose_says_where_and_why(gethost: Gethost, server: Server) -> None:

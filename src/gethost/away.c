@@ -90,7 +90,8 @@ static void marker_close(const struct marker *marker)
         close(marker->directory);
 }
 
-/* Seconds since the marker was touched, -1 if there is none. One from the future is as good as none. */
+/* Seconds since the marker was touched, -1 if there is none. One from the future is as good as none; but
+ * the file system's clock may be a moment ahead of time(), and a clock that is put right steps back a bit. */
 static long marker_age_s(const struct marker *marker)
 {
     struct stat status;
@@ -98,7 +99,7 @@ static long marker_age_s(const struct marker *marker)
         fstatat(marker->directory, marker->name, &status, AT_SYMLINK_NOFOLLOW) != 0)
         return -1;
     long age_s = (long)(time(NULL) - status.st_mtime);
-    return age_s < 0 ? FORGOTTEN_S : age_s;
+    return age_s < -FRESH_S ? FORGOTTEN_S : age_s < 0 ? 0 : age_s;
 }
 
 /* True if it was not there before, or if there is no place to remember it. */
