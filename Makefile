@@ -55,6 +55,7 @@ clean:  ## Remove everything that these targets made
 static: $(STAMP)
 	$(BIN)/ruff format --check $(PYTHON_DIRS)
 	$(BIN)/ruff check $(PYTHON_DIRS)
+	$(BIN)/lint-imports
 	$(BIN)/mypy $(PYTHON_DIRS)
 
 test-programs: $(STAMP)

@@ -11,8 +11,8 @@ from typing import cast
 
 import uvloop
 
-from compilefarm.collector import settle_collector
-from compilefarm.server import BACKLOG, listening_sockets
+from compilefarm.programs.collector import settle_collector
+from compilefarm.server.main import BACKLOG, listening_sockets
 
 REPLY = b"lease id=1 host=host1 address=127.0.0.1 port=3632 slots=4\n"
 

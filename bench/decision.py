@@ -22,15 +22,15 @@ from pathlib import Path
 from bench import programs
 from bench.server import REQUEST, Contestant
 from bench.table import Row, Table
-from compilefarm.collector import settle_collector
-from compilefarm.events import HostsListed, RequestArrived, RequestEnded
-from compilefarm.farm import Farm
-from compilefarm.hosts_info import parse_hosts_info
-from compilefarm.learning import Learning
-from compilefarm.model import Outcome, Request
-from compilefarm.placement import Policy
-from compilefarm.placement.earliest import EarliestPolicy
-from compilefarm.placement.tier import TierPolicy
+from compilefarm.core.events import HostsListed, RequestArrived, RequestEnded
+from compilefarm.core.farm.farm import Farm
+from compilefarm.core.learning.learning import Learning
+from compilefarm.core.model import Outcome, Request
+from compilefarm.core.placement.earliest.earliest import EarliestPolicy
+from compilefarm.core.placement.policy import Policy
+from compilefarm.core.placement.tier import TierPolicy
+from compilefarm.programs.collector import settle_collector
+from compilefarm.protocol.hosts_info import parse_hosts_info
 
 FEW_HOSTS, MANY_HOSTS = 10, 10_000
 AT_ONCE = 64

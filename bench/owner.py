@@ -30,9 +30,9 @@ import psutil
 
 from bench import programs
 from bench.table import Row, Table
-from compilefarm.agent.machine import this_machine
-from compilefarm.agent.priority import lower
-from compilefarm.agent.processes import ProcessTree
+from compilefarm.compile_host.load.machine import this_machine
+from compilefarm.compile_host.priority import lower
+from compilefarm.compile_host.processes import ProcessTree
 
 LAST_LEASE_LIMIT_S = 1.0
 LOSS_LIMIT = 0.05
@@ -147,7 +147,7 @@ class _Asker(threading.Thread):
 
 @contextlib.contextmanager
 def _watch_ssaver(directory: Path, port: int, display: str, host: str) -> Iterator[None]:
-    command = [sys.executable, "-m", "compilefarm.agent.watch_ssaver"]
+    command = [sys.executable, "-m", "compilefarm.compile_host.desktop.watch_ssaver"]
     command += ["--server", f"127.0.0.1:{port}", "--host", host, "--type", host, "--slots", "2"]
     command += ["--port", str(programs.free_port(host)), "--power-index", "1"]
     command += ["--run-dir", str(directory / "run"), "--source", "x11", "--idle-after", "1"]

@@ -16,12 +16,12 @@ from pathlib import Path
 
 from bench import unlike
 from bench.table import Row, Table
-from compilefarm.hosts_info import parse_hosts_info
-from compilefarm.learning import Learning
-from compilefarm.model import Declaration
-from compilefarm.placement.policies import make_policy
-from compilefarm.simulate import Build, Result, Simulation
-from compilefarm.trace import ForeignLoad, TracedFile, parse_trace
+from compilefarm.core.learning.learning import Learning
+from compilefarm.core.placement.policies import make_policy
+from compilefarm.protocol.declaration import Declaration
+from compilefarm.protocol.hosts_info import parse_hosts_info
+from compilefarm.simulate.main import Build, Result, Simulation
+from compilefarm.simulate.trace import ForeignLoad, TracedFile, parse_trace
 
 HERE = Path(__file__).parent
 JOBS_PER_SLOT = (0.5, 1.0, 2.0)

@@ -113,7 +113,7 @@ def python_server(module: str, *arguments: object) -> Iterator[Server]:
 def host_server(*arguments: object) -> Iterator[Server]:
     """Run host-server on loopback."""
     with python_server(
-        "compilefarm.server", "--port", 0, "--bind", "127.0.0.1", *arguments
+        "compilefarm.server.main", "--port", 0, "--bind", "127.0.0.1", *arguments
     ) as server:
         yield server
 

@@ -11,8 +11,8 @@ import math
 import random
 from collections.abc import Sequence
 
-from compilefarm.model import Declaration
-from compilefarm.trace import TracedFile
+from compilefarm.protocol.declaration import Declaration
+from compilefarm.simulate.trace import TracedFile
 
 
 def farms(seed: int) -> dict[str, list[Declaration]]:

@@ -56,8 +56,8 @@ DISTCCD_PORT = 3632
 # loadavg with a machine on which nothing runs but its own distccd.
 QUIET_LOADAVG = """
 import sys
-from compilefarm.agent import loadavg
-from compilefarm.agent.machine import ProcMachine
+from compilefarm.compile_host import loadavg
+from compilefarm.compile_host.load.machine import ProcMachine
 ProcMachine.busy_cpu_s = lambda machine: {"cpu0": 0.0, "cpu1": 0.0}
 ProcMachine.load_averages = lambda machine: (0.0, 0.0, 0.0)
 ProcMachine.cpu_stalled_s = lambda machine: None
@@ -325,7 +325,15 @@ class Farm:
         self.server = Program(
             machines[SERVER],
             [
-                *(sys.executable, "-P", "-m", "compilefarm.server", "--bind", address, "--port"),
+                *(
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "compilefarm.server.main",
+                    "--bind",
+                    address,
+                    "--port",
+                ),
                 *(base, "--state-dir", directory / "state", "--record", directory / "record.csv"),
             ],
             self.environment,

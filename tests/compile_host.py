@@ -21,19 +21,19 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from compilefarm.wire import LineSplitter, Message, format_line, parse_line
+from compilefarm.protocol.wire import LineSplitter, Message, format_line, parse_line
 
 SOURCES = Path(__file__).parent.parent / "src"
 PATIENCE_S = 20.0
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 ENTRY_POINTS = {
-    "addhost": "compilefarm.agent.status:addhost",
-    "remhost": "compilefarm.agent.status:remhost",
-    "loadavg": "compilefarm.agent.loadavg:main",
-    "enable-host": "compilefarm.agent.enable:enable_host",
-    "disable-host": "compilefarm.agent.enable:disable_host",
-    "power-index": "compilefarm.agent.power_index:main",
-    "watch-ssaver": "compilefarm.agent.watch_ssaver:main",
+    "addhost": "compilefarm.client.addhost:addhost",
+    "remhost": "compilefarm.client.addhost:remhost",
+    "loadavg": "compilefarm.compile_host.loadavg:main",
+    "enable-host": "compilefarm.compile_host.enable:enable_host",
+    "disable-host": "compilefarm.compile_host.enable:disable_host",
+    "power-index": "compilefarm.compile_host.power_index.power_index:main",
+    "watch-ssaver": "compilefarm.compile_host.desktop.watch_ssaver:main",
 }
 T = TypeVar("T")
 
@@ -279,7 +279,7 @@ class HostServer:
     def start(self) -> None:
         """Start it and wait until it listens."""
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "compilefarm.server", "--port", str(self.base)],
+            [sys.executable, "-P", "-m", "compilefarm.server.main", "--port", str(self.base)],
             env=program_environment(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,  # it logs a few lines, far from what a pipe holds

@@ -25,7 +25,7 @@ from typing import Any, Self
 import psutil
 from compile_host import PATIENCE_S, eventually, free_ports, program_environment
 
-from compilefarm.wire import Message, parse_line
+from compilefarm.protocol.wire import Message, parse_line
 
 REQUESTS, LOADS, STATUS, MONITOR = range(4)
 
@@ -109,7 +109,7 @@ class HostServer:
     def command(self) -> list[str]:
         """Return the command that starts it."""
         ports = ["--port", str(self.base), "--bind", "127.0.0.1"]
-        python = [sys.executable, "-P", "-m", "compilefarm.server"]
+        python = [sys.executable, "-P", "-m", "compilefarm.server.main"]
         return [*self._limits, *python, *ports, *map(str, self._options)]
 
     def start(self) -> None:

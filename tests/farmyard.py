@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compilefarm.events import (
+from compilefarm.core.events import (
     BackUp,
     DropBackup,
     Effect,
@@ -17,10 +17,11 @@ from compilefarm.events import (
     Revoke,
     TimePassed,
 )
-from compilefarm.farm import Farm
-from compilefarm.learning import Learning
-from compilefarm.model import Declaration, Lease, Outcome, Request
-from compilefarm.placement.earliest import EarliestPolicy
+from compilefarm.core.farm.farm import Farm
+from compilefarm.core.learning.learning import Learning
+from compilefarm.core.model import Lease, Outcome, Request
+from compilefarm.core.placement.earliest.earliest import EarliestPolicy
+from compilefarm.protocol.declaration import Declaration
 
 DONE = Outcome(exit=0)
 NONE: frozenset[str] = frozenset()

@@ -33,11 +33,9 @@ from storms.clock import Clock
 from storms.host_server import CONNECTIONS, STATUS, ServerProgram
 from storms.network import Network
 
-from compilefarm.hosts_info import HostsInfoError, parse_hosts_info
-from compilefarm.key import KeyFileError, read_keys
-from compilefarm.simulate import lower_bound_s
-from compilefarm.trace import TraceError, parse_load, parse_record, parse_trace
-from compilefarm.wire import (
+from compilefarm.programs.key_file import KeyFileError, read_keys
+from compilefarm.protocol.hosts_info import HostsInfoError, parse_hosts_info
+from compilefarm.protocol.wire import (
     LINE_LIMIT_BYTES,
     LineSplitter,
     Message,
@@ -46,6 +44,8 @@ from compilefarm.wire import (
     format_line,
     parse_line,
 )
+from compilefarm.simulate.main import lower_bound_s
+from compilefarm.simulate.trace import TraceError, parse_load, parse_record, parse_trace
 
 EXAMPLES_AT_ONCE = 2000
 

@@ -6,16 +6,16 @@ from ipaddress import ip_network
 
 import pytest
 
-from compilefarm import access
-from compilefarm.access import (
-    PORTS,
+from compilefarm.protocol.ports import PORT_LABELS
+from compilefarm.server import access
+from compilefarm.server.access import (
     AllowedNetworks,
     Complaints,
     Counts,
     is_loopback,
     is_own_machine,
     networks_by_port,
-    parse_address,
+    parse_ip,
 )
 
 
@@ -78,10 +78,10 @@ def test_who_is_the_servers_own_machine(sender: str, sent_to: str, own: bool) ->
 
 
 def test_addresses_in_other_clothes() -> None:
-    assert str(parse_address("::ffff:10.0.0.5")) == "10.0.0.5"
-    assert str(parse_address("fe80::1%eth0")) == "fe80::1"
+    assert str(parse_ip("::ffff:10.0.0.5")) == "10.0.0.5"
+    assert str(parse_ip("fe80::1%eth0")) == "fe80::1"
     with pytest.raises(ValueError, match="desk1"):
-        parse_address("desk1")
+        parse_ip("desk1")
 
 
 def test_loopback_is_this_machine_to_whoever_uses_it() -> None:
@@ -94,7 +94,7 @@ def test_each_port_has_its_networks_or_those_of_all() -> None:
     office, admins = ip_network("10.0.0.0/8"), ip_network("10.9.0.0/16")
     assert all(each.allows("127.0.0.1") for each in networks_by_port(()).values())
     by_port = networks_by_port([("", office), ("status", admins)])
-    assert list(by_port) == list(PORTS)
+    assert list(by_port) == list(PORT_LABELS)
     assert {port for port, each in by_port.items() if each.allows("10.1.1.1")} == {
         "requests",
         "reports",

@@ -13,10 +13,10 @@ import psutil
 import pytest
 from compile_host import eventually
 
-from compilefarm.agent.compiles import Compiles
-from compilefarm.agent.machine import this_machine
-from compilefarm.agent.priority import lower
-from compilefarm.agent.processes import ProcessTree
+from compilefarm.compile_host.compiles import Compiles
+from compilefarm.compile_host.load.machine import this_machine
+from compilefarm.compile_host.priority import lower
+from compilefarm.compile_host.processes import ProcessTree
 
 # It starts programs.
 pytestmark = pytest.mark.slow

@@ -29,11 +29,11 @@ from compile_host import (
     program_environment,
 )
 
-from compilefarm.agent.desktop import Desktop, add_desktop_options
-from compilefarm.agent.host_server import Address
-from compilefarm.agent.machine import this_machine
-from compilefarm.agent.options import Parser
-from compilefarm.agent.run_directory import started_tree
+from compilefarm.compile_host.desktop.desktop import Desktop, add_desktop_options
+from compilefarm.compile_host.load.machine import this_machine
+from compilefarm.compile_host.run_directory import started_tree
+from compilefarm.programs.options import Parser
+from compilefarm.protocol.address import Address
 
 # It starts programs, many times.
 pytestmark = pytest.mark.slow
@@ -218,8 +218,8 @@ def test_what_keeps_the_machine_out_is_told_once(desk: Desk, server: HostServer)
 def test_a_watcher_that_is_killed_leaves_the_machine_out(desk: Desk, server: HostServer) -> None:
     code = """
 import asyncio, sys
-from compilefarm.agent.desktop import Desktop, add_desktop_options
-from compilefarm.agent.options import Parser
+from compilefarm.compile_host.desktop.desktop import Desktop, add_desktop_options
+from compilefarm.programs.options import Parser
 parser = Parser("watch-ssaver", "")
 add_desktop_options(parser)
 options = parser.parse_args()

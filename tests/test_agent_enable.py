@@ -28,8 +28,8 @@ from compile_host import (
     run,
 )
 
-from compilefarm.agent.machine import this_machine
-from compilefarm.agent.processes import ProcessTree
+from compilefarm.compile_host.load.machine import this_machine
+from compilefarm.compile_host.processes import ProcessTree
 
 # It starts programs, many times.
 pytestmark = pytest.mark.slow
@@ -288,7 +288,7 @@ def test_a_distccd_that_dies_is_quoted(desk: Desk) -> None:
 
 def test_a_missing_distccd_names_the_package(desk: Desk) -> None:
     code = (
-        "import sys; from compilefarm.agent import enable; enable.SBIN = ''; "
+        "import sys; from compilefarm.compile_host import enable; enable.SBIN = ''; "
         "sys.exit(enable.enable_host())"
     )
     done = subprocess.run(

@@ -20,8 +20,8 @@ from compile_host import (
     run,
 )
 
-from compilefarm.agent.machine import this_machine
-from compilefarm.agent.processes import ProcessTree
+from compilefarm.compile_host.load.machine import this_machine
+from compilefarm.compile_host.processes import ProcessTree
 
 # It starts programs, many times.
 pytestmark = pytest.mark.slow

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from compile_host import TICKS_PER_S, ProcDirectory
 
-from compilefarm.agent.load import Meter
-from compilefarm.agent.machine import ProcMachine
-from compilefarm.agent.processes import ProcessTree
+from compilefarm.compile_host.load.load import Meter
+from compilefarm.compile_host.load.machine import ProcMachine
+from compilefarm.compile_host.processes import ProcessTree
 
 DISTCCD = 20
 

@@ -11,10 +11,11 @@ from compile_host import TICKS_PER_S, ProcDirectory
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from compilefarm.agent import machine as machine_module
-from compilefarm.agent.machine import ProcMachine, available_cpus, this_machine
-from compilefarm.agent.other_unix import OtherUnix
-from compilefarm.agent.processes import Unreadable
+from compilefarm.compile_host.load.machine import ProcMachine, this_machine
+from compilefarm.compile_host.load.other_unix import OtherUnix
+from compilefarm.compile_host.processes import Unreadable
+from compilefarm.programs import cpus as cpus_module
+from compilefarm.programs.cpus import available_cpus
 
 
 @pytest.fixture
@@ -152,6 +153,6 @@ def test_the_tightest_quota_of_the_control_groups_counts(
         (tmp_path / group).mkdir(parents=True, exist_ok=True)
         (tmp_path / group / "cpu.max").write_text(limit + "\n")
     (tmp_path / "own").write_text("1:name=systemd:/x\n0::/a/b\n")
-    monkeypatch.setattr(machine_module, "_CGROUPS", tmp_path)
-    monkeypatch.setattr(machine_module, "_OWN_CGROUP", tmp_path / "own")
-    assert machine_module._cpu_quota() == quota
+    monkeypatch.setattr(cpus_module, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(cpus_module, "_OWN_CGROUP", tmp_path / "own")
+    assert cpus_module._cpu_quota() == quota

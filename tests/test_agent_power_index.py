@@ -24,8 +24,9 @@ from compile_host import (
     run,
 )
 
-from compilefarm.agent import benchmark, power_index
-from compilefarm.agent.benchmark import (
+from compilefarm.compile_host.load.machine import this_machine
+from compilefarm.compile_host.power_index import benchmark, power_index
+from compilefarm.compile_host.power_index.benchmark import (
     BenchmarkError,
     Compiler,
     Measurement,
@@ -38,8 +39,12 @@ from compilefarm.agent.benchmark import (
     slot_speed,
     spread,
 )
-from compilefarm.agent.benchmark_sources import Language, Source, c_text, source_set
-from compilefarm.agent.machine import this_machine
+from compilefarm.compile_host.power_index.benchmark_sources import (
+    Language,
+    Source,
+    c_text,
+    source_set,
+)
 
 # It starts programs, many times.
 pytestmark = pytest.mark.slow

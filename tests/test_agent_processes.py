@@ -14,8 +14,8 @@ from compile_host import ProcDirectory, eventually
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compilefarm.agent.machine import Machine, ProcMachine, this_machine
-from compilefarm.agent.processes import Process, ProcessTree, compiles, cpu_used_s
+from compilefarm.compile_host.load.machine import Machine, ProcMachine, this_machine
+from compilefarm.compile_host.processes import Process, ProcessTree, compiles, cpu_used_s
 
 ROOT = 100
 
@@ -179,7 +179,7 @@ def test_an_unreadable_process_is_told_of_and_left_out(tmp_path: Path) -> None:
 
 def machines() -> list[Machine]:
     """Both ways to read this very machine."""
-    from compilefarm.agent.other_unix import OtherUnix
+    from compilefarm.compile_host.load.other_unix import OtherUnix
 
     return [this_machine(), OtherUnix()]
 

@@ -13,9 +13,10 @@ from compile_host import ScriptedServer, free_ports, program_environment, run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compilefarm.agent.host_server import Address, is_this_machine, parse_address, servers
-from compilefarm.agent.machine import available_cpus
-from compilefarm.agent.options import ending_signals
+from compilefarm.programs.connection import is_this_machine, servers
+from compilefarm.programs.cpus import available_cpus
+from compilefarm.programs.options import ending_signals
+from compilefarm.protocol.address import Address, parse_address
 
 
 @pytest.mark.parametrize(
@@ -27,7 +28,7 @@ from compilefarm.agent.options import ending_signals
         ("[::1]", Address("::1", 3632)),
         ("[::1]:4000", Address("::1", 4000)),
         ("fd00::12:3", Address("fd00::12:3", 3632)),
-        ("bücher.example", Address("bücher.example", 3632)),
+        ("bücher.example", Address("xn--bcher-kva.example", 3632)),
     ],
 )
 def test_addresses(text: str, address: Address) -> None:
@@ -39,7 +40,10 @@ def test_addresses(text: str, address: Address) -> None:
     "text", ["", ":", ":80", "a:", "a:0", "a:65536", "a:x", "a:²", "a b", "../x", "a\n:1", "[]:1"]
 )
 def test_what_is_no_address_is_refused_with_a_reason(text: str) -> None:
-    with pytest.raises(ValueError, match=r"HOST or HOST:PORT|no port from 1"):
+    reasons = r"is not a host|neither a host name nor an address|no port from 1"
+    with pytest.raises(ValueError, match=reasons):
+        ValueError, match=r"is not a host|neither a host name nor an address|no port from 1"
+    ):
         parse_address(text, 3632)
 
 
@@ -177,7 +181,7 @@ def test_a_mistake_is_one_line(arguments: list[str]) -> None:
 
 
 def test_a_short_program_imports_little() -> None:
-    code = "import sys, compilefarm.agent.status; print(*sys.modules)"
+    code = "import sys, compilefarm.client.addhost; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-P", "-c", code],
         env=program_environment(),
@@ -185,7 +189,9 @@ def test_a_short_program_imports_little() -> None:
         text=True,
         check=True,
     ).stdout.split()
-    assert not {"psutil", "asyncio", "compilefarm.agent.load", "subprocess"} & set(loaded)
+    assert not {"psutil", "asyncio", "compilefarm.compile_host.load.load", "subprocess"} & set(
+        loaded
+    )
 
 
 def test_a_program_under_nohup_outlives_its_terminal() -> None:

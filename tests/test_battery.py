@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from compilefarm.agent.battery import on_battery
+from compilefarm.compile_host.desktop.battery import on_battery
 
 Supply = dict[str, str]
 MAINS_ON: Supply = {"type": "Mains", "online": "1"}

@@ -22,7 +22,7 @@ import pytest
 from compile_host import ProcDirectory, eventually, program_command, program_environment
 from farm_processes import HostServer
 
-from compilefarm.dead_peer import GIVE_UP_AFTER_S, notice_dead_peer
+from compilefarm.programs.dead_peer import GIVE_UP_AFTER_S, notice_dead_peer
 
 NOTICED_WITHIN_S = 15.0
 CAP_NET_ADMIN, CAP_SYS_ADMIN = 12, 21
@@ -191,7 +191,7 @@ def test_a_gethost_whose_servers_cable_is_pulled_has_its_lease_elsewhere(
     gethost_path: Path,
 ) -> None:
     """It holds a lease of a server there, and nobody tells it that this is gone."""
-    there = [sys.executable, "-P", "-m", "compilefarm.server", "--port", "9714"]
+    there = [sys.executable, "-P", "-m", "compilefarm.server.main", "--port", "9714"]
     with running_there(machine, *there) as other:
         assert other.stdout
         assert "port 9714" in other.stdout.readline()

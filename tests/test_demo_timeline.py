@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compilefarm.demo.timeline import HERE, KINDS, TIME_LIMIT_S, Compile, in_rows, read_record, svg
-from compilefarm.record import COLUMNS
+from compilefarm.server.storage.record import COLUMNS
 
 SVG = "{http://www.w3.org/2000/svg}"
 times = st.floats(-1e8, 1e8)

@@ -18,9 +18,10 @@ import pytest
 from compile_host import eventually
 from test_monitor import busy_farm
 
+from compilefarm.core.snapshot import take_snapshot
 from compilefarm.demo.farm import LoopbackFarm, Programs
-from compilefarm.hosts_info import parse_hosts_info
-from compilefarm.monitor.table import MONITOR
+from compilefarm.protocol.hosts_info import parse_hosts_info
+from compilefarm.protocol.ports import Port
 
 # It starts programs, many times.
 pytestmark = pytest.mark.slow
@@ -168,7 +169,7 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackFarm]:
 def test_what_can_be_run_works(block: Block, farm: LoopbackFarm, tmp_path: Path) -> None:
     for name, text in PROJECT.items():
         (tmp_path / name).write_text(text)
-    monitor = f"127.0.0.1:{farm.base_port + MONITOR}"
+    monitor = f"127.0.0.1:{farm.base_port + Port.MONITOR}"
     script = "\n".join(block.commands)
     script = script.replace("farmserver:9717", monitor).replace("farmserver", farm.server)
     before = len(farm.record.read_text().splitlines())
@@ -216,4 +217,4 @@ def test_the_page_on_monitors_tells_of_every_key() -> None:
                 yield from keys(each)
 
     told = re.findall(r"`([a-z_]+)`", (ROOT / "docs" / "monitor.md").read_text())
-    assert set(keys(busy_farm().snapshot())) <= set(told)
+    assert set(keys(take_snapshot(busy_farm()))) <= set(told)

@@ -23,10 +23,10 @@ from farm_processes import DistccdHost
 from test_agent_desktop import comes_true, play
 from test_end_to_end import Farm, finished, objects_are_as_local, project
 
-from compilefarm.agent import desktop
-from compilefarm.agent.desktop import Desktop, add_desktop_options
-from compilefarm.agent.host_server import Address
-from compilefarm.agent.options import Parser
+from compilefarm.compile_host.desktop import desktop
+from compilefarm.compile_host.desktop.desktop import Desktop, add_desktop_options
+from compilefarm.programs.options import Parser
+from compilefarm.protocol.address import Address
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from compilefarm.events import (
+from compilefarm.core.events import (
     DrainEnded,
     Effect,
     Event,
@@ -32,7 +32,7 @@ from compilefarm.events import (
     TimePassed,
     Wait,
 )
-from compilefarm.farm import (
+from compilefarm.core.farm.farm import (
     DOUBTS_TO_LACK,
     EXIT_COMPILER_MISSING,
     LACKS_FOR_S,
@@ -48,9 +48,10 @@ from compilefarm.farm import (
     SILENT_AFTER_S,
     Farm,
 )
-from compilefarm.model import Declaration, Host, Lease, Load, Outcome, Request, State
-from compilefarm.placement.tier import TierPolicy
-from compilefarm.snapshot import PIECE, whole
+from compilefarm.core.model import Host, Lease, Load, Outcome, Request, State
+from compilefarm.core.placement.tier import TierPolicy
+from compilefarm.core.snapshot import PIECE, snapshot_in_pieces, take_snapshot, whole
+from compilefarm.protocol.declaration import Declaration
 
 PORT = 3632
 DONE = Outcome(exit=0)
@@ -295,7 +296,7 @@ def test_a_host_that_is_busy_is_moved_down(story: Story, load: Load, tier: int |
     desk = story.joins(power_index=9.0)
     story.reports(load=load)
     assert desk.tier == tier
-    [shown] = story.farm.snapshot()["hosts"]
+    [shown] = take_snapshot(story.farm)["hosts"]
     assert shown["state"] == ("busy" if tier is None else "up")
     assert bool(shown["reason"]) == (tier != 9)
 
@@ -862,7 +863,7 @@ def test_the_snapshot_has_the_totals(story: Story) -> None:
     story.ends(story.asks(), FAILED)
     story.asks()
     story.asks(avoid=frozenset({"desk1"}))
-    totals = story.farm.snapshot()["totals"]
+    totals = take_snapshot(story.farm)["totals"]
     assert totals["leases_granted"] == 2
     assert totals["leases_failed"] == 1
     assert totals["requests_refused"] == 2
@@ -884,9 +885,9 @@ def test_a_snapshot_in_pieces_bears_a_farm_that_changes_meanwhile() -> None:
     farm = Farm(TierPolicy())
     listed = [Declaration(f"h{n}", slots=1, static=True, address="10.0.0.1") for n in range(PIECE)]
     farm.handle(HostsListed((*listed, Declaration("last", slots=1, static=True))), 0.0)
-    pieces = farm.snapshot_in_pieces()
+    pieces = snapshot_in_pieces(farm)
     next(pieces)
     farm.handle(HostsListed(()), 1.0)
     farm.handle(HostAdded(Declaration("late", slots=3), "10.0.0.9"), 1.0)
     assert [host["name"] for host in whole(pieces)["hosts"]] == [each.name for each in listed]
-    assert [host["name"] for host in farm.snapshot()["hosts"]] == ["late"]
+    assert [host["name"] for host in take_snapshot(farm)["hosts"]] == ["late"]

@@ -8,12 +8,14 @@ from __future__ import annotations
 import pytest
 from test_farm import DONE, FAILED, PORT, Story
 
-from compilefarm.events import HostAdded, HostsListed, OwnerReported, TimePassed, WatcherEnded
-from compilefarm.farm import LOST_AFTER_S, PATIENCE_UNKNOWN_S, Farm
-from compilefarm.learning import Learning
-from compilefarm.model import Declaration, Host, Load, Mode, Outcome, State
-from compilefarm.placement.earliest import EarliestPolicy
-from compilefarm.proportion import CALM_S, RESERVE_CPUS
+from compilefarm.core.events import HostAdded, HostsListed, OwnerReported, TimePassed, WatcherEnded
+from compilefarm.core.farm.farm import LOST_AFTER_S, PATIENCE_UNKNOWN_S, Farm
+from compilefarm.core.learning.learning import Learning
+from compilefarm.core.model import Host, Load, Outcome, State
+from compilefarm.core.owner_share import CALM_S, RESERVE_CPUS
+from compilefarm.core.placement.earliest.earliest import EarliestPolicy
+from compilefarm.core.snapshot import take_snapshot
+from compilefarm.protocol.declaration import Declaration, Mode
 
 
 class OwnersStory(Story):
@@ -54,7 +56,7 @@ def story() -> OwnersStory:
 
 def shown(story: Story) -> tuple[str, str, float | None]:
     """Return what monitors show of the host: state, reason, and for how long its owner is there."""
-    host = story.farm.snapshot()["hosts"][0]
+    host = take_snapshot(story.farm)["hosts"][0]
     return host["state"], host["reason"], host["owner_present_s"]
 
 

@@ -21,7 +21,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from compilefarm.events import (
+from compilefarm.core.events import (
     BackUp,
     BackupEnded,
     DrainEnded,
@@ -47,22 +47,14 @@ from compilefarm.events import (
     Wait,
     WatcherEnded,
 )
-from compilefarm.farm import SETTLE_S, Farm
-from compilefarm.learning import Learning
-from compilefarm.model import (
-    Availability,
-    Declaration,
-    Host,
-    Lease,
-    Load,
-    Mode,
-    Outcome,
-    Request,
-    State,
-)
-from compilefarm.placement import Policy
-from compilefarm.placement.policies import make_policy
-from compilefarm.placement.tier import TierPolicy
+from compilefarm.core.farm.farm import SETTLE_S, Farm
+from compilefarm.core.learning.learning import Learning
+from compilefarm.core.model import Availability, Host, Lease, Load, Outcome, Request, State
+from compilefarm.core.placement.policies import make_policy
+from compilefarm.core.placement.policy import Policy
+from compilefarm.core.placement.tier import TierPolicy
+from compilefarm.core.snapshot import take_snapshot
+from compilefarm.protocol.declaration import Declaration, Mode
 
 HOSTS = ("alder", "birch", "cedar", "dogwood")
 # Nothing is often the most interesting value: drawn unevenly, so that farms fill up and clear.
@@ -454,7 +446,7 @@ class FarmMachine(RuleBasedStateMachine):
 
     @invariant()
     def snapshot_adds_up(self) -> None:
-        snapshot = self.farm.snapshot()
+        snapshot = take_snapshot(self.farm)
         totals = snapshot["totals"]
         leases = len(self.leased) + len(self.backups)
         assert totals["slots_in_use"] == leases + totals["strays"]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from test_farm import DONE, PORT, Story
 
-from compilefarm.events import (
+from compilefarm.core.events import (
     AvailabilityChanged,
     EarlierLife,
     HostAdded,
@@ -25,10 +25,12 @@ from compilefarm.events import (
     RequestArrived,
     RequestEnded,
 )
-from compilefarm.farm import LOST_AFTER_S, SETTLE_AGAIN_S, SETTLE_S, Farm
-from compilefarm.learning import Learning
-from compilefarm.model import Availability, Declaration, Host, Load, Outcome, Request, State
-from compilefarm.placement.earliest import EarliestPolicy
+from compilefarm.core.farm.farm import LOST_AFTER_S, SETTLE_AGAIN_S, SETTLE_S, Farm
+from compilefarm.core.learning.learning import Learning
+from compilefarm.core.model import Availability, Host, Load, Outcome, Request, State
+from compilefarm.core.placement.earliest.earliest import EarliestPolicy
+from compilefarm.core.snapshot import take_snapshot
+from compilefarm.protocol.declaration import Declaration
 
 ADDRESS = "10.0.0.1"
 
@@ -128,7 +130,7 @@ def test_a_lease_may_attach_before_its_host_is_back(story: Restart) -> None:
     lease = story.attaches()
     host = story.farm.hosts["desk1"]
     assert (host.state, set(host.leases)) == (State.AWAY, {lease})
-    assert "not come back" in story.farm.snapshot()["hosts"][0]["reason"]
+    assert "not come back" in take_snapshot(story.farm)["hosts"][0]["reason"]
     story.returns(slots=2)
     assert (host.state, len(host.free), host.in_use) == (State.UP, 0, 2)
     story.passes(SETTLE_S)
@@ -264,7 +266,7 @@ def test_a_report_that_was_overtaken_by_an_end_is_no_stray(story: Restart) -> No
 def test_strays_are_shown(story: Restart) -> None:
     story.joins(slots=4)
     story.runs(3)
-    snapshot = story.farm.snapshot()
+    snapshot = take_snapshot(story.farm)
     [host] = snapshot["hosts"]
     assert (host["strays"], host["slots_in_use"], host["slots_free"]) == (3, 3, 1)
     assert "3 compiles run there without a lease" in host["reason"]

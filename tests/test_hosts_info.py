@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compilefarm.hosts_info import HostsInfoError, parse_hosts_info, split_host
-from compilefarm.model import Declaration, Mode
+from compilefarm.protocol.address import split_host
+from compilefarm.protocol.declaration import Declaration, Mode
+from compilefarm.protocol.hosts_info import HostsInfoError, parse_hosts_info
 
 
 def test_the_file_of_2004_can_be_read() -> None:
@@ -69,10 +70,10 @@ def test_one_machine_may_have_several_distccds() -> None:
         ("desk1 4 10001", "power index is '10001'; it is a number from 0.001 to 10000"),
         ("desk1 4 0.0009", "power index is '0.0009'"),
         ("desk_1/ 4 1", "neither a host name nor an address"),
-        ("[::1 4 1", "is no host"),
-        ("desk1: 4 1", "lacks its port"),
-        ("desk1:0 4 1", "ports are 1 to 65535"),
-        ("desk1:99999 4 1", "ports are 1 to 65535"),
+        ("[::1 4 1", "is not a host"),
+        ("desk1: 4 1", "has no port from 1 to 65535"),
+        ("desk1:0 4 1", "no port from 1 to 65535"),
+        ("desk1:99999 4 1", "no port from 1 to 65535"),
         ("desk1:4001 4 1 port=4001", "the port is given twice"),
         ("desk1 4 1 colour=blue", "unknown word 'colour=blue'; known are"),
         ("desk1 4 1 types=a types=b", "types comes twice"),

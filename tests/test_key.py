@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from compilefarm.key import KeyFileError, key_proven, proof, proves, read_keys
+from compilefarm.programs.key_file import KeyFileError, read_keys
+from compilefarm.protocol.key import key_proven, proof, proves
 
 KEY, OTHER = b"correct-horse-battery", b"staple-staple-staple"
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from compilefarm import learning as learning_module
-from compilefarm.learning import COMPILES_OF_HOST, Learning, crowding, wild
-from compilefarm.model import Declaration
-from compilefarm.placement.policies import make_policy
-from compilefarm.simulate import Build, Simulation
-from compilefarm.trace import parse_trace
+from compilefarm.core.learning import learning as learning_module
+from compilefarm.core.learning.learning import COMPILES_OF_HOST, Learning, crowding, wild
+from compilefarm.core.placement.policies import make_policy
+from compilefarm.protocol.declaration import Declaration
+from compilefarm.simulate.main import Build, Simulation
+from compilefarm.simulate.trace import parse_trace
 
 TRACE = Path(__file__).parent.parent / "bench" / "traces" / "redis.csv"
 WILD = [0.0, -1.0, math.nan, math.inf, 365 * 86_400.0, 1e-9]

@@ -20,18 +20,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from compilefarm.events import (
+from compilefarm.client import mon_host_server as table
+from compilefarm.core.events import (
     HostAdded,
     HostsListed,
     LoadReported,
     OwnerReported,
     RequestArrived,
 )
-from compilefarm.farm import Farm
-from compilefarm.model import Declaration, Load, Request
-from compilefarm.monitor import table
-from compilefarm.monitor.web import REST_PER_COST, application
-from compilefarm.placement.tier import TierPolicy
+from compilefarm.core.farm.farm import Farm
+from compilefarm.core.model import Load, Request
+from compilefarm.core.placement.tier import TierPolicy
+from compilefarm.core.snapshot import take_snapshot
+from compilefarm.protocol.declaration import Declaration
+from compilefarm.protocol.ports import Port
+from compilefarm.server.monitor.web import REST_PER_COST, application
 
 DAY_S = 86_400.0
 HOSTILE = "\x1b[2J<script>alert(1)</script>[bold]\u202e\r\n"
@@ -98,7 +101,7 @@ def over_http(
 
 
 def test_the_snapshot_comes_back_whole() -> None:
-    snapshot = with_server(busy_farm().snapshot())
+    snapshot = with_server(take_snapshot(busy_farm()))
 
     async def talk(session: ClientSession, url: str) -> None:
         async with session.get(f"{url}/api/farm") as answer:
@@ -113,7 +116,7 @@ def test_the_snapshot_comes_back_whole() -> None:
 
 @pytest.mark.parametrize("hosts", [0, 1, 99, 100, 101, 250])
 def test_a_snapshot_of_any_size_is_put_together_right(hosts: int) -> None:
-    snapshot = farm_with(*(Declaration(f"h{n}", slots=1) for n in range(hosts))).snapshot()
+    snapshot = take_snapshot(farm_with(*(Declaration(f"h{n}", slots=1) for n in range(hosts))))
 
     async def talk(session: ClientSession, url: str) -> None:
         async with session.get(f"{url}/api/farm") as answer:
@@ -125,7 +128,7 @@ def test_a_snapshot_of_any_size_is_put_together_right(hosts: int) -> None:
 def test_many_readers_cost_one_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
     now = cpu_s = 100.0
     clock = SimpleNamespace(monotonic=lambda: now, thread_time=lambda: cpu_s)
-    monkeypatch.setattr("compilefarm.monitor.web.time", clock)
+    monkeypatch.setattr("compilefarm.server.monitor.web.time", clock)
     taken = 0
 
     def farm_snapshot() -> dict[str, Any]:
@@ -133,7 +136,7 @@ def test_many_readers_cost_one_snapshot(monkeypatch: pytest.MonkeyPatch) -> None
         taken += 1
         now += 3600.0  # the machine slept meanwhile, which is no cost
         cpu_s += 0.01
-        return busy_farm().snapshot()
+        return take_snapshot(busy_farm())
 
     async def talk(session: ClientSession, url: str) -> None:
         nonlocal now
@@ -152,7 +155,7 @@ def test_many_readers_cost_one_snapshot(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_metrics_are_sums_without_names() -> None:
-    snapshot = with_server(busy_farm().snapshot())
+    snapshot = with_server(take_snapshot(busy_farm()))
 
     async def talk(session: ClientSession, url: str) -> None:
         async with session.get(f"{url}/metrics") as answer:
@@ -226,7 +229,7 @@ def test_what_is_not_there_gets_one_line(method: str, path: str, status: int) ->
 
 @pytest.mark.parametrize("path", ["/", "/api/farm", "/metrics", "/nothing"])
 def test_every_answer_protects_who_reads_it(path: str) -> None:
-    snapshot = with_server(busy_farm().snapshot())
+    snapshot = with_server(take_snapshot(busy_farm()))
 
     async def talk(session: ClientSession, url: str) -> None:
         async with session.get(url + path) as answer:
@@ -282,7 +285,7 @@ def shown(snapshot: dict[str, Any], width: int) -> str:
 
 
 def test_the_table_says_what_there_is_and_why() -> None:
-    text = shown(with_server(busy_farm().snapshot()), 160)
+    text = shown(with_server(take_snapshot(busy_farm())), 160)
     lines = [" ".join(line.split()) for line in text.splitlines()]
     why = "moved down from tier 4: foreign load 1.30 per CPU over the last minute"
     assert "fast 4 2 of 2 0 up 4.5 - -" in lines
@@ -294,7 +297,7 @@ def test_the_table_says_what_there_is_and_why() -> None:
 
 
 def test_slots_in_use_by_backups_are_told_apart() -> None:
-    snapshot = busy_farm().snapshot()
+    snapshot = take_snapshot(busy_farm())
     snapshot["hosts"][0]["leases"][0]["backup"] = True
     assert "4 slots: 4 in use (1 backup), 0 free;" in shown(snapshot, 160)
     snapshot["hosts"][0]["leases"][1]["backup"] = True
@@ -305,7 +308,7 @@ def test_slots_in_use_by_backups_are_told_apart() -> None:
 def test_an_owner_is_there_since_a_time_of_day(width: int) -> None:
     farm = farm_with(Declaration("desk1", slots=2))
     farm.handle(OwnerReported("desk1", 3632, "10.0.0.1", 1, 90.0, False), 0.0)
-    text = " ".join(shown(farm.snapshot(), width).split())
+    text = " ".join(shown(take_snapshot(farm), width).split())
     # The minute may change between the two looks at the clock.
     came = [datetime.now() - timedelta(seconds=90.0 + late_s) for late_s in (0.0, 2.0)]
     assert any(f"owner present since {at:%H:%M}" in text for at in came) or came[0].hour == 0
@@ -324,18 +327,20 @@ def test_an_owner_who_came_on_another_day_is_shown_with_the_day() -> None:
 
 @pytest.mark.parametrize("width", [20, 40, 60, 80, 110, 200])
 def test_no_width_loses_a_reason(width: int) -> None:
-    words = "".join(shown(busy_farm().snapshot(), width).split())
+    words = "".join(shown(take_snapshot(busy_farm()), width).split())
     assert "foreignload1.30perCPU" in words
     assert "wasnotadded" in words
 
 
 def test_an_empty_farm_says_what_to_do() -> None:
-    assert "enable-host" in shown(Farm(TierPolicy()).snapshot(), 80)
+    assert "enable-host" in shown(take_snapshot(Farm(TierPolicy())), 80)
 
 
 @given(name=st.text(max_size=40), width=st.integers(20, 200))
 def test_no_name_reaches_the_terminal_but_as_text(name: str, width: int) -> None:
-    snapshot = farm_with(Declaration(name, slots=1), requests=2, source=name + HOSTILE).snapshot()
+    snapshot = take_snapshot(
+        farm_with(Declaration(name, slots=1), requests=2, source=name + HOSTILE)
+    )
     snapshot["hosts"][0].update(reason=HOSTILE + name, state=name)
     text = shown(snapshot, width)
     assert all(character.isprintable() or character == "\n" for character in text)
@@ -365,7 +370,7 @@ def scripted_server(status: int, body: bytes) -> Iterator[str]:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield f"127.0.0.1:{server.server_port - table.MONITOR}"
+            yield f"127.0.0.1:{server.server_port - Port.MONITOR}"
         finally:
             server.shutdown()
             thread.join()
@@ -375,7 +380,7 @@ def nobody_listens() -> str:
     import socket
 
     with closing(socket.create_server(("127.0.0.1", 0))) as unused:
-        return f"127.0.0.1:{unused.getsockname()[1] - table.MONITOR}"
+        return f"127.0.0.1:{unused.getsockname()[1] - Port.MONITOR}"
 
 
 def test_json_is_unchanged(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
@@ -386,7 +391,7 @@ def test_json_is_unchanged(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
 
 
 def test_a_pipe_gets_whole_lines_and_no_colours(capfd: pytest.CaptureFixture[str]) -> None:
-    snapshot = busy_farm().snapshot()
+    snapshot = take_snapshot(busy_farm())
     snapshot["hosts"][0]["reason"] = "because " * 60 + "of that"
     with scripted_server(200, json.dumps(snapshot).encode()) as server:
         assert table.main(["--server", server]) == 0

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from farmyard import DONE, Farmyard, host
 
-from compilefarm.events import (
+from compilefarm.core.events import (
     BackupEnded,
     HostAdded,
     HostRemoved,
@@ -15,9 +15,10 @@ from compilefarm.events import (
     LoadReported,
     RequestEnded,
 )
-from compilefarm.model import DISTCC_PORT, GIVEN_UP, OVERTAKEN, Load, Outcome, State
-from compilefarm.placement import backups as backups_module
-from compilefarm.placement.earliest import EarliestPolicy
+from compilefarm.core.model import GIVEN_UP, OVERTAKEN, Load, Outcome, State
+from compilefarm.core.placement.earliest import backups as backups_module
+from compilefarm.core.placement.earliest.earliest import EarliestPolicy
+from compilefarm.protocol.ports import DISTCCD_PORT
 
 FAILED = Outcome(exit=116, failed=True)
 
@@ -145,9 +146,9 @@ def test_a_host_that_fails_a_backup_is_quarantined_and_the_compile_goes_on() -> 
 def test_a_host_that_leaves_takes_the_backup_with_it_and_nothing_else() -> None:
     yard, giant = slow_and_fast()
     yard.until(yard.now + 1.0)
-    yard.play(HostRemoved("fast", DISTCC_PORT))
+    yard.play(HostRemoved("fast", DISTCCD_PORT))
     assert yard.backup_of(giant) == "fast", "what runs goes on"
-    yard.play(LoadReported("fast", DISTCC_PORT, "fast", Load(distccd="gone")))
+    yard.play(LoadReported("fast", DISTCCD_PORT, "fast", Load(distccd="gone")))
     yard.until(yard.now + 30.0)
     assert yard.host_of(giant) == "slow"
 
@@ -197,7 +198,7 @@ def test_a_compile_on_a_host_whose_owner_came_is_begun_elsewhere() -> None:
     yard.until(yard.now + 5.0)
     assert yard.backup_of(compiled) is None, "the other host is slower"
     busy = Load(foreign_cpus=1.0, cpus=1)
-    yard.play(LoadReported("desk", DISTCC_PORT, "desk", busy))
+    yard.play(LoadReported("desk", DISTCCD_PORT, "desk", busy))
     yard.until(yard.now + 2.0)
     assert yard.backup_of(compiled) == "other"
 

@@ -9,15 +9,17 @@ from heapq import heappop, heappush
 import pytest
 from farmyard import DONE, Farmyard, host
 
-from compilefarm.events import (
+from compilefarm.core.events import (
     HostAdded,
     HostRemoved,
     LoadReported,
     RequestEnded,
 )
-from compilefarm.learning import Learning
-from compilefarm.model import DISTCC_PORT, Declaration, Load, Outcome
-from compilefarm.placement.builds import GATHER_AT_MOST_S, GATHER_S
+from compilefarm.core.learning.learning import Learning
+from compilefarm.core.model import Load, Outcome
+from compilefarm.core.placement.earliest.builds import GATHER_AT_MOST_S, GATHER_S
+from compilefarm.protocol.declaration import Declaration
+from compilefarm.protocol.ports import DISTCCD_PORT
 
 
 def taught(costs: dict[str, float], directory: str = "/ann", jobs: int = 4) -> Learning:
@@ -110,17 +112,17 @@ def test_a_busy_host_is_left_alone_and_comes_back() -> None:
     yard.ask()
     yard.until(yard.now + 0.1)
     assert yard.host_of(1) == "desk"
-    yard.play(LoadReported("desk", DISTCC_PORT, "desk", Load(foreign_cpus=4.0, cpus=4)))
+    yard.play(LoadReported("desk", DISTCCD_PORT, "desk", Load(foreign_cpus=4.0, cpus=4)))
     assert yard.host_of(yard.ask()) != "desk"
     yard.now += 2.0
-    yard.play(LoadReported("desk", DISTCC_PORT, "desk", Load(foreign_cpus=0.1, cpus=4)))
+    yard.play(LoadReported("desk", DISTCCD_PORT, "desk", Load(foreign_cpus=0.1, cpus=4)))
     assert yard.host_of(yard.ask()) == "desk"
 
 
 def test_a_host_without_memory_gets_no_compile() -> None:
     yard = Farmyard(host("small", 8, 8), host("other", 8, 2))
     load = Load(cpus=8, memory_free_mb=300.0, memory_total_mb=4000.0)
-    yard.play(LoadReported("small", DISTCC_PORT, "small", load))
+    yard.play(LoadReported("small", DISTCCD_PORT, "small", load))
     assert yard.farm.hosts["small"].tier is None
     yard.ask()
     yard.until(yard.now + 0.1)
@@ -204,7 +206,7 @@ def test_nobody_starves_whatever_happens(seed: int) -> None:
             number = chance.choice(sorted(yard.farm.waiting))
             yard.play(RequestEnded(number, Outcome()))
         elif what < 0.96:
-            yard.play(HostRemoved("d", DISTCC_PORT))
+            yard.play(HostRemoved("d", DISTCCD_PORT))
         else:
             slots = chance.randrange(1, 4)
             power_index = chance.choice((0.5, 30.0))
@@ -232,8 +234,8 @@ def test_a_wild_report_changes_nothing(wild: float) -> None:
     yard.end(1, Outcome(exit=0, wall_s=wild, cpu_s=wild))
     assert yard.learning.cost("/ann", "a.c") is None
     load = Load(memory_free_mb=wild, cpu_pressure=wild, foreign_cpus=max(0.0, wild), cpus=2)
-    yard.play(LoadReported("a", DISTCC_PORT, "a", load))
-    yard.play(LoadReported("a", DISTCC_PORT, "a", Load(cpus=2)))
+    yard.play(LoadReported("a", DISTCCD_PORT, "a", load))
+    yard.play(LoadReported("a", DISTCCD_PORT, "a", Load(cpus=2)))
     number = yard.ask()
     yard.until(yard.now + 0.1)
     assert yard.host_of(number) == "a"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from compilefarm.events import HostsListed, LoadReported, RequestArrived, RequestEnded
-from compilefarm.farm import Farm
-from compilefarm.learning import MEMORY_MB, Learning
-from compilefarm.model import DISTCC_PORT, Declaration, Load, Outcome, Request
-from compilefarm.placement.earliest import EarliestPolicy
-from compilefarm.placement.places import MEMORY_RESERVE_MB
+from compilefarm.core.events import HostsListed, LoadReported, RequestArrived, RequestEnded
+from compilefarm.core.farm.farm import Farm
+from compilefarm.core.learning.learning import MEMORY_MB, Learning
+from compilefarm.core.model import Load, Outcome, Request
+from compilefarm.core.placement.earliest.earliest import EarliestPolicy
+from compilefarm.core.placement.earliest.places import MEMORY_RESERVE_MB
+from compilefarm.core.snapshot import take_snapshot
+from compilefarm.protocol.declaration import Declaration
+from compilefarm.protocol.ports import DISTCCD_PORT
 
 DIRECTORY = "/home/ada/src"
 
@@ -24,7 +27,7 @@ class Yard:
 
     def report(self, free_mb: float, compile_mb: float | None = None) -> None:
         load = Load(cpus=4, memory_free_mb=free_mb, compile_memory_mb=compile_mb)
-        self.farm.handle(LoadReported("desk1", DISTCC_PORT, "10.0.0.1", load), self.now)
+        self.farm.handle(LoadReported("desk1", DISTCCD_PORT, "10.0.0.1", load), self.now)
 
     def ask(self, count: int) -> None:
         """Ask for slots, without the gathering of a build's first requests."""
@@ -48,7 +51,7 @@ def test_no_more_compiles_than_the_memory_has_room_for() -> None:
     yard.report(MEMORY_RESERVE_MB + 2.5 * MEMORY_MB)
     yard.ask(4)
     assert yard.leased == 2
-    shown = yard.farm.snapshot()["hosts"][0]
+    shown = take_snapshot(yard.farm)["hosts"][0]
     assert "memory for 2 compiles" in shown["reason"]
     assert (shown["slots_in_use"], shown["slots_free"]) == (2, 0)
 

@@ -7,9 +7,9 @@ from itertools import count
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compilefarm.placement.builds import Build, Queue
-from compilefarm.placement.speed_classes import View
-from compilefarm.placement.turns import FIRST_LINE, Turns, User, serve
+from compilefarm.core.placement.earliest.builds import Build, Queue
+from compilefarm.core.placement.earliest.speed_classes import View
+from compilefarm.core.placement.earliest.turns import FIRST_LINE, Turns, User, serve
 
 NONE: frozenset[str] = frozenset()
 

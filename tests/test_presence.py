@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compilefarm.agent.presence import (
+from compilefarm.compile_host.desktop.presence import (
     BACK_OFF_MAX_S,
     LONG_STAY_S,
     Hours,

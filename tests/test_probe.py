@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 from farm_processes import DistccdHost
 
-from compilefarm import probe as probe_module
-from compilefarm.probe import Found, probe
+from compilefarm.server import probe as probe_module
+from compilefarm.server.probe import Found, probe
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from farm_processes import LOADS, REQUESTS, STATUS, HostServer
 
-from compilefarm.wire import LINE_LIMIT_BYTES, WORD_LIMIT, format_line, parse_line
+from compilefarm.protocol.wire import LINE_LIMIT_BYTES, WORD_LIMIT, format_line, parse_line
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = (ROOT / "docs" / "protocol.md").read_text()

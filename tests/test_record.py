@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from compilefarm.model import Host, Lease, Outcome, Request
-from compilefarm.record import COLUMNS, Recorder, mend, recorded_until_s
+from compilefarm.core.model import Host, Lease, Outcome, Request
+from compilefarm.server.storage.record import COLUMNS, Recorder, mend, recorded_until_s
 
 
 def lease(**words: str) -> Lease:

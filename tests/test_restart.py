@@ -16,7 +16,7 @@ import pytest
 from compile_host import eventually
 from farm_processes import LOADS, STATUS, Client, HostServer
 
-from compilefarm.state import FILE_NAME
+from compilefarm.server.storage.state_file import FILE_NAME
 
 pytestmark = pytest.mark.slow
 

@@ -28,12 +28,12 @@ import pytest
 from compile_host import PATIENCE_S, eventually, program_environment
 from farm_processes import LOADS, MONITOR, REQUESTS, STATUS, Client, HostServer
 
-from compilefarm import connections
-from compilefarm import server as server_module
-from compilefarm.access import networks_by_port
-from compilefarm.connections import LoadConnection, RequestConnection, StatusConnection
-from compilefarm.placement.tier import TierPolicy
-from compilefarm.wire import LINE_LIMIT_BYTES, Message
+from compilefarm.core.placement.tier import TierPolicy
+from compilefarm.protocol.wire import LINE_LIMIT_BYTES, Message
+from compilefarm.server import connections
+from compilefarm.server import main as server_module
+from compilefarm.server.access import networks_by_port
+from compilefarm.server.connections import LoadConnection, RequestConnection, StatusConnection
 
 # It starts programs, many times.
 pytestmark = pytest.mark.slow
@@ -637,7 +637,7 @@ def test_a_disk_that_is_full_at_the_start_costs_the_record_and_nothing_else(tmp_
 
 def attempt(*options: object, port: object = 0) -> subprocess.CompletedProcess[str]:
     """Run a host-server that is to refuse to start."""
-    python = [sys.executable, "-P", "-m", "compilefarm.server"]
+    python = [sys.executable, "-P", "-m", "compilefarm.server.main"]
     return subprocess.run(
         [*python, "--port", str(port), *map(str, options)],
         env=program_environment(),

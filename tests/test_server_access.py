@@ -19,8 +19,10 @@ import pytest
 from compile_host import eventually, free_ports, program_environment, run, running
 from farm_processes import LOADS, MONITOR, REQUESTS, STATUS, Client, HostServer
 
-from compilefarm import connections
-from compilefarm.agent.host_server import STATUS_MESSAGES, Address, Connection, NotProven
+from compilefarm.programs.connection import Connection, NotProven
+from compilefarm.protocol.address import Address
+from compilefarm.protocol.ports import Port
+from compilefarm.server import connections
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +45,7 @@ def key_file(directory: Path, name: str, *keys: str) -> Path:
 def host_server(*options: object) -> subprocess.CompletedProcess[str]:
     """Run a host-server that ends by itself."""
     return subprocess.run(
-        [sys.executable, "-P", "-m", "compilefarm.server", "--port", "0", *map(str, options)],
+        [sys.executable, "-P", "-m", "compilefarm.server.main", "--port", "0", *map(str, options)],
         env=program_environment(),
         capture_output=True,
         text=True,
@@ -205,7 +207,7 @@ def test_a_host_does_not_believe_a_server_without_the_key(tmp_path: Path) -> Non
     """It would tell the host whom to compile for."""
     mine = key_file(tmp_path, "mine", KEY)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        base = listener.getsockname()[1] - STATUS_MESSAGES
+        base = listener.getsockname()[1] - Port.STATUS
         impostor = ["enable-host", "--no-measure", "--server", f"127.0.0.1:{base}"]
         port = free_ports(address="127.0.0.3")
         with running(
@@ -245,7 +247,7 @@ def test_a_connection_that_proved_nothing_is_closed(tmp_path: Path, farm: HostSe
     wrong = key_file(tmp_path, "wrong", WRONG_KEY)
     _, _, base = farm.name.rpartition(":")
     with pytest.raises(NotProven):
-        Connection([Address("127.0.0.1", int(base))], STATUS_MESSAGES, key_file=str(wrong))
+        Connection([Address("127.0.0.1", int(base))], Port.STATUS, key_file=str(wrong))
 
 
 # -- networks by port
@@ -347,7 +349,10 @@ def test_an_address_has_so_many_waiting_requests(tmp_path: Path) -> None:
 def test_who_never_asks_the_monitor_is_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = "import compilefarm.monitor.web as web; web.IDLE_S = 0.2; import compilefarm.server as s"
+    code = (
+        "import compilefarm.server.monitor.web as web; web.IDLE_S = 0.2; "
+        "import compilefarm.server.main as s"
+    )
     with HostServer(tmp_path) as server:
         command = server.command()
     at = command.index("-m")

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from bench import unlike
-from compilefarm.hosts_info import parse_hosts_info
-from compilefarm.learning import Learning
-from compilefarm.model import Declaration
-from compilefarm.placement.policies import make_policy
-from compilefarm.simulate import Build, Result, Simulation, jain_index, lower_bound_s
-from compilefarm.trace import ForeignLoad, TracedFile, parse_trace
+from compilefarm.core.learning.learning import Learning
+from compilefarm.core.placement.policies import make_policy
+from compilefarm.protocol.declaration import Declaration
+from compilefarm.protocol.hosts_info import parse_hosts_info
+from compilefarm.simulate.main import Build, Result, Simulation, jain_index, lower_bound_s
+from compilefarm.simulate.trace import ForeignLoad, TracedFile, parse_trace
 
 BENCH = Path(__file__).parent.parent / "bench"
 TRACES = {path.stem: path for path in sorted((BENCH / "traces").glob("*.csv"))}
@@ -224,7 +224,7 @@ def test_the_lower_bound() -> None:
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "compilefarm.simulate", *map(str, arguments)],
+        [sys.executable, "-m", "compilefarm.simulate.main", *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=60,
@@ -283,7 +283,13 @@ def test_a_trace_need_not_be_utf_8(tmp_path: Path) -> None:
 
 
 def test_who_stops_reading_is_no_error() -> None:
-    command = [sys.executable, "-m", "compilefarm.simulate", "--hosts-info", str(FARMS["office"])]
+    command = [
+        sys.executable,
+        "-m",
+        "compilefarm.simulate.main",
+        "--hosts-info",
+        str(FARMS["office"]),
+    ]
     with subprocess.Popen(
         [*command, "--trace", str(TRACES["lua"]), "--jobs", "8"],
         stdout=subprocess.PIPE,

@@ -27,12 +27,12 @@ from desktop_session import (
     x_server,
 )
 
-from compilefarm.agent import sources
-from compilefarm.agent.presence import Reading
-from compilefarm.agent.processes import Unreadable
-from compilefarm.agent.sources import Absent, Source
-from compilefarm.agent.sources.devices import InputDevices, Terminals
-from compilefarm.agent.sources.x11 import local_display
+from compilefarm.compile_host.desktop import sources
+from compilefarm.compile_host.desktop.presence import Reading
+from compilefarm.compile_host.desktop.sources import Absent, Source
+from compilefarm.compile_host.desktop.sources.devices import InputDevices, Terminals
+from compilefarm.compile_host.desktop.sources.x11 import local_display
+from compilefarm.compile_host.processes import Unreadable
 
 # It starts programs, many times.
 pytestmark = pytest.mark.slow

@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from compilefarm.state import FILE_NAME, RememberedCompile, RememberedHost, StateError, StateFile
+from compilefarm.server.storage.state_file import (
+    FILE_NAME,
+    RememberedCompile,
+    RememberedHost,
+    StateError,
+    StateFile,
+)
 
 COMPILES = [
     RememberedCompile("/d", "a.c", "fast", 1.5, 1000.0, 0.25),

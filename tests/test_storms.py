@@ -11,9 +11,9 @@ import pytest
 from storms.plan import BuilderPlan, Fault, HostPlan, Plan, plan_of
 from storms.story import failure_of, shortest, tell
 
-from compilefarm.connections import RequestConnection
-from compilefarm.farm import Farm
-from compilefarm.server import HostServer
+from compilefarm.core.farm.farm import Farm
+from compilefarm.server.connections import RequestConnection
+from compilefarm.server.main import HostServer
 
 TESTS = Path(__file__).parent
 HOSTS = (

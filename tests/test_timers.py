@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compilefarm.timers import Key, Timers
+from compilefarm.core.timers import Key, Timers
 
 keys = st.sampled_from([("wait", 1), ("wait", 2), ("silent", "desk1"), ("drain", "desk1")])
 times = st.integers(0, 20).map(float)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from compilefarm.trace import (
+from compilefarm.simulate.trace import (
     ForeignLoad,
     TracedFile,
     TracedLease,

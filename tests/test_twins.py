@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compilefarm import learning as learning_module
-from compilefarm.hosts_info import parse_hosts_info
-from compilefarm.learning import Learning
-from compilefarm.placement.policies import make_policy
-from compilefarm.simulate import Build, Simulation
-from compilefarm.trace import TracedFile
-from compilefarm.twins import name_in, relative
+from compilefarm.core.learning import learning as learning_module
+from compilefarm.core.learning.clones import name_in, relative
+from compilefarm.core.learning.learning import Learning
+from compilefarm.core.placement.policies import make_policy
+from compilefarm.protocol.hosts_info import parse_hosts_info
+from compilefarm.simulate.main import Build, Simulation
+from compilefarm.simulate.trace import TracedFile
 
 OLD, NEW = "/home/ada/project", "/ci/job-2/project"
 FILES = [f"src/{n}.c" for n in range(8)]

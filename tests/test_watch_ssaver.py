@@ -41,8 +41,8 @@ from desktop_session import (
     x_server,
 )
 
-from compilefarm.agent.machine import this_machine
-from compilefarm.agent.run_directory import started_tree
+from compilefarm.compile_host.load.machine import this_machine
+from compilefarm.compile_host.run_directory import started_tree
 
 # It starts programs, many times.
 pytestmark = pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compilefarm.wire import (
+from compilefarm.protocol.wire import (
     LINE_LIMIT_BYTES,
     WORD_LIMIT,
     LineSplitter,

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from compilefarm import write_behind
-from compilefarm.learning import Learning
-from compilefarm.model import Availability, Declaration
-from compilefarm.state import DiskError, RememberedHost, StateFile
-from compilefarm.write_behind import WriteBehind
+from compilefarm.core.learning.learning import Learning
+from compilefarm.core.model import Availability
+from compilefarm.protocol.declaration import Declaration
+from compilefarm.server.storage import write_behind
+from compilefarm.server.storage.state_file import DiskError, RememberedHost, StateFile
+from compilefarm.server.storage.write_behind import WriteBehind
 
 
 def behind(directory: Path, learning: Learning) -> WriteBehind:

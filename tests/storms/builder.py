@@ -18,8 +18,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from compilefarm.model import DISTCC_PORT
-from compilefarm.wire import Message
+from compilefarm.protocol.ports import DISTCCD_PORT
+from compilefarm.protocol.wire import Message
 
 from .clock import Process
 from .compile_host import EXIT_REMOTE_FAILED
@@ -376,7 +376,7 @@ class _Attempt:
         self.until = self.began + DISTCC_CONNECT_WITHIN_S
         self.status: int | None = None
         self.line = gethost.new_line()
-        self.line.connect(lease.words["address"], DISTCC_PORT)
+        self.line.connect(lease.words["address"], DISTCCD_PORT)
         self._said = False
 
     def go_on(self) -> None:

@@ -14,7 +14,7 @@ import random
 from collections import deque
 from typing import TYPE_CHECKING
 
-from compilefarm.model import DISTCC_PORT
+from compilefarm.protocol.ports import DISTCCD_PORT
 
 from .clock import Process
 from .host_server import LOADS
@@ -64,7 +64,7 @@ class CompileHost:
         self.running.clear()
         self.waiting.clear()
         self.distccd = self.world.network.process(f"distccd of {self.plan.name}", self.machine)
-        self.machine.listeners[DISTCC_PORT] = (self.distccd, lambda: _Compile(self))
+        self.machine.listeners[DISTCCD_PORT] = (self.distccd, lambda: _Compile(self))
 
     def start_loadavg(self) -> None:
         """Begin to report, if this host does."""

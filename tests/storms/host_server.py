@@ -13,14 +13,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import cast
 
-from compilefarm.access import networks_by_port
-from compilefarm.connections import LoadConnection, RequestConnection, StatusConnection
-from compilefarm.events import EarlierLife, Event, HostsListed
-from compilefarm.learning import Learning
-from compilefarm.model import Availability, Declaration
-from compilefarm.placement.policies import make_policy
-from compilefarm.server import BASE_PORT, HostServer
-from compilefarm.write_behind import WRITE_BEHIND_S, WriteBehind
+from compilefarm.core.events import EarlierLife, Event, HostsListed
+from compilefarm.core.learning.learning import Learning
+from compilefarm.core.model import Availability
+from compilefarm.core.placement.policies import make_policy
+from compilefarm.protocol.declaration import Declaration
+from compilefarm.protocol.ports import BASE_PORT
+from compilefarm.server.access import networks_by_port
+from compilefarm.server.connections import LoadConnection, RequestConnection, StatusConnection
+from compilefarm.server.main import HostServer
+from compilefarm.server.storage.write_behind import WRITE_BEHIND_S, WriteBehind
 
 from .network import Machine, Network
 

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from compilefarm.wire import Message, format_line, parse_line
+from compilefarm.protocol.wire import Message, format_line, parse_line
 
 from .clock import Handle, Process
 from .network import Endpoint, Machine, Network

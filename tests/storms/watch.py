@@ -22,9 +22,9 @@ from __future__ import annotations
 from collections import Counter, deque
 from typing import TYPE_CHECKING
 
-from compilefarm.connections import RequestConnection
-from compilefarm.farm import LOST_AFTER_S, SILENT_AFTER_S
-from compilefarm.model import Host, Request, State
+from compilefarm.core.farm.farm import LOST_AFTER_S, SILENT_AFTER_S
+from compilefarm.core.model import Host, Request, State
+from compilefarm.server.connections import RequestConnection
 
 from .host_server import WatchedServer
 from .network import NOTICED_WITHIN_S, SENT_AGAIN_WITHIN_S, Endpoint

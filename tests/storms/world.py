@@ -12,8 +12,9 @@ import math
 import random
 from typing import TYPE_CHECKING
 
-from compilefarm.farm import LACKS_FOR_S
-from compilefarm.model import Declaration, State
+from compilefarm.core.farm.farm import LACKS_FOR_S
+from compilefarm.core.model import State
+from compilefarm.protocol.declaration import Declaration
 
 from .builder import Builder, File
 from .clock import Clock

@@ -37,8 +37,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from compilefarm.agent.host_server import Address
-from compilefarm.agent.options import Parser, complain, directory, ending_signals, whole_number
+from compilefarm.client.mon_host_server import NoAnswer, fetch, parse, printable
 from compilefarm.demo import children, timeline
 from compilefarm.demo.project import (
     Project,
@@ -48,7 +47,9 @@ from compilefarm.demo.project import (
     libsodium,
     own_project,
 )
-from compilefarm.monitor.table import MONITOR, NoAnswer, fetch, parse, printable
+from compilefarm.programs.options import Parser, complain, directory, ending_signals, whole_number
+from compilefarm.protocol.address import Address
+from compilefarm.protocol.ports import Port
 
 PATIENCE_S = 30.0
 LOOK_S = 0.1
@@ -453,7 +454,7 @@ class Demo:
         self._say(f"  export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH")
         self._say(f'  make -j{jobs} CC="gethost distcc gcc"')
         self._say("  mon-host-server")
-        self._say(f"The same in a browser: http://127.0.0.1:{farm.base_port + MONITOR}/")
+        self._say(f"The same in a browser: http://127.0.0.1:{farm.base_port + Port.MONITOR}/")
         with contextlib.suppress(KeyboardInterrupt):
             farm.wait()
             raise DemoError(f"host-server has ended; see {self._output / 'host-server.log'}")

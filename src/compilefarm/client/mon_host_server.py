@@ -1,0 +1,361 @@
+"""mon-host-server: the farm as a table in a terminal, or as JSON for scripts.
+
+It asks host-server's monitor port once and prints what it hears. Names and reasons in a snapshot
+may have been chosen by anybody who may use the farm, so nothing of them reaches the terminal that
+is not a printable character. Reasons are what this program is run for: a narrow terminal loses
+other columns first, and a pipe gets every line whole.
+
+The HTTP client is the standard library's: aiohttp's costs more start-up time than all the rest.
+This module must not know the farm: what it shows is what `/api/farm` says, and what an older
+server leaves out stays empty.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from compilefarm.programs.connection import servers
+from compilefarm.programs.options import Parser, complain, positive_number
+from compilefarm.protocol.address import Address
+from compilefarm.protocol.ports import Port
+
+if TYPE_CHECKING:
+    from rich.console import Console, Group
+    from rich.table import Table
+    from rich.text import Text
+
+TIMEOUT_S = 10.0
+WATCH_S = 2.0
+# Narrower than this, the reasons stand below the table; narrower still, these columns go.
+REASON_FROM = 110
+LOAD_FROM = 72
+POWER_FROM = 52
+OWNER_LIMIT_S = 366 * 86400.0
+
+Snapshot = dict[str, Any]
+
+
+class NoAnswer(Exception):
+    """No server answers, or none that is a host-server; the text says which and why."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `mon-host-server` with these arguments, or the command line's; return its status."""
+    parser = Parser("mon-host-server", "Show the farm: hosts, slots, waiting requests, and why.")
+    parser.add_argument("--json", action="store_true", help="print the server's JSON, unchanged")
+    parser.add_argument(
+        "--watch",
+        nargs="?",
+        type=positive_number,
+        const=WATCH_S,
+        metavar="SECONDS",
+        help=f"show it again every so many seconds (default: {WATCH_S:g}), until Ctrl-C",
+    )
+    options = parser.parse_args(arguments)
+    try:
+        candidates = servers(options.server or os.environ.get("HOST_SERVER") or "localhost")
+    except ValueError as error:
+        parser.error(str(error))
+    try:
+        if options.watch:
+            _watch(candidates, options.watch, as_json=options.json)
+        elif options.json:
+            _print_json(fetch(candidates))
+        else:
+            _print_table(parse(fetch(candidates)))
+    except NoAnswer as error:
+        return complain("mon-host-server", error)
+    except KeyboardInterrupt:
+        return 0
+    except BrokenPipeError:
+        # `mon-host-server | head`: nobody reads on. What is in the buffer must not be tried again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def fetch(candidates: Sequence[Address]) -> bytes:
+    """Return the snapshot as JSON from the first server that answers, as it came.
+
+    `candidates` have host-server's base port. Raises `NoAnswer`.
+    """
+    failures = []
+    for server in candidates:
+        address = Address(server.host, server.port + Port.MONITOR)
+        connection = http.client.HTTPConnection(address.host, address.port, timeout=TIMEOUT_S)
+        try:
+            connection.request("GET", "/api/farm")
+            answer = connection.getresponse()
+            body = answer.read()
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or str(error) or "no answer"
+            failures.append(f"{address} ({reason.lower()})")
+        except http.client.HTTPException:
+            failures.append(f"{address} (what answers there is no host-server)")
+        else:
+            if answer.status == http.client.OK:
+                return body
+            text = printable(body[:200].decode(errors="replace").strip())
+            failures.append(f"{address} ({text or answer.status})")
+        finally:
+            connection.close()
+    raise NoAnswer(f"no host-server answers at {', '.join(failures)}")
+
+
+def parse(body: bytes) -> Snapshot:
+    """Return the snapshot in what a server answered; raises `NoAnswer` when it is none."""
+    try:
+        snapshot = json.loads(body)
+        if isinstance(snapshot, dict) and isinstance(snapshot["hosts"], list):
+            return snapshot
+    except (ValueError, KeyError, RecursionError):
+        pass
+    raise NoAnswer("what answers there is no host-server")
+
+
+def printable(text: object) -> str:
+    """Return the text with U+FFFD for whatever would do something to a terminal but print."""
+    return "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}"
+        for character in str(text)
+    )
+
+
+def view(snapshot: Snapshot, width: int, *, totals_first: bool = False) -> Group:
+    """Return what is shown of a snapshot in so many columns, as a rich renderable.
+
+    The totals come last, next to the prompt; or first, where what does not fit is cut off.
+    """
+    from rich.console import Group
+
+    hosts = snapshot["hosts"]
+    totals = list(map(_line, [*_totals(snapshot), _server(snapshot)]))
+    parts: list[Table | Text | str] = []
+    if hosts:
+        parts.append(_hosts_table(hosts, width))
+        if width < REASON_FROM:
+            parts += _reasons(hosts)
+    else:
+        parts.append("No hosts. `enable-host` on a compile host brings it into the farm.")
+    requests = snapshot.get("requests", [])
+    if requests:
+        parts += ["", _requests_table(requests)]
+    return Group(*totals, "", *parts) if totals_first else Group(*parts, "", *totals)
+
+
+# -- the parts of the view
+
+
+def _hosts_table(hosts: Sequence[Snapshot], width: int) -> Table:
+    from rich.text import Text
+
+    table = _table()
+    table.add_column("host", overflow="fold", min_width=8)
+    table.add_column("tier", justify="right", no_wrap=True)
+    table.add_column("in use", justify="right", no_wrap=True)
+    table.add_column("free", justify="right", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    if width >= POWER_FROM:
+        table.add_column("power", justify="right", no_wrap=True)
+    if width >= LOAD_FROM:
+        table.add_column("load", justify="right", no_wrap=True)
+        table.add_column("foreign CPUs", justify="right", no_wrap=True)
+    if width >= REASON_FROM:
+        table.add_column("reason", overflow="fold", ratio=1)
+    for host in hosts:
+        load = host.get("load") or {}
+        averages = load.get("load_averages") or [None]
+        cells = [
+            _line(host.get("name", "?")),
+            _line(_or_dash(host.get("tier"))),
+            _line(f"{host.get('slots_in_use', '?')} of {host.get('slots', '?')}"),
+            _line(host.get("slots_free", "?")),
+            Text(printable(host.get("state", "?")), style=_style(host)),
+        ]
+        if width >= POWER_FROM:
+            cells.append(_line(_number(host.get("power_index"), 1)))
+        if width >= LOAD_FROM:
+            cells += [_line(_number(averages[0], 2)), _line(_number(load.get("foreign_cpus"), 2))]
+        if width >= REASON_FROM:
+            cells.append(_line(_reason(host)))
+        table.add_row(*cells)
+    return table
+
+
+def _reasons(hosts: Sequence[Snapshot]) -> list[Text | str]:
+    reasons: list[Text | str] = [
+        _line(f"{host.get('name', '?')}: {reason}") for host in hosts if (reason := _reason(host))
+    ]
+    return ["", *reasons] if reasons else []
+
+
+def _requests_table(requests: Sequence[Snapshot]) -> Table:
+    table = _table()
+    table.add_column("waiting: user", overflow="fold")
+    table.add_column("builder", overflow="fold")
+    table.add_column("source", overflow="fold")
+    table.add_column("waited", justify="right", no_wrap=True)
+    for request in requests:
+        table.add_row(
+            *(_line(request.get(key) or "-") for key in ("user", "builder", "source")),
+            _line(_duration(request.get("waited_s"))),
+        )
+    return table
+
+
+def _totals(snapshot: Snapshot) -> list[str]:
+    totals = snapshot.get("totals", {})
+    # Such a slot is not free, and yet the next request has it at once.
+    backups = sum(
+        bool(lease.get("backup")) for host in snapshot["hosts"] for lease in host.get("leases", [])
+    )
+    of_these = f" ({_count(backups, 'backup')})" if backups else ""
+
+    def number(key: str) -> str:
+        return str(totals.get(key, "?"))
+
+    now = (
+        f"{number('hosts_up')} of {_count(totals.get('hosts'), 'host')} up",
+        f"{_count(totals.get('slots'), 'slot')}: {number('slots_in_use')} in use{of_these}, "
+        f"{number('slots_free')} free",
+        f"{_count(totals.get('requests_waiting'), 'request')} waiting",
+    )
+    so_far = (
+        f"{_count(totals.get('leases_granted'), 'lease')} granted, "
+        f"{number('leases_failed')} failed, {number('leases_revoked')} revoked",
+        f"{_count(totals.get('backups_begun'), 'backup')}, {number('backups_first')} of them first",
+        f"{_count(totals.get('requests_refused'), 'request')} refused",
+    )
+    return [f"now: {'; '.join(now)}", f"so far: {'; '.join(so_far)}"]
+
+
+def _server(snapshot: Snapshot) -> str:
+    server = snapshot.get("server") or {}
+    policy = snapshot.get("policy", "?")
+    words = [f"host-server {server.get('version', '')}"]
+    if "host" in server and "base_port" in server:
+        words.append(f"on {server['host']}, base port {server['base_port']}")
+    return f"{' '.join(words)}, up {_duration(server.get('uptime_s'))}, policy {policy}"
+
+
+# -- pieces of text
+
+
+def _table() -> Table:
+    from rich.table import Table
+
+    return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+
+
+def _line(value: object) -> Text:
+    """Return text that rich takes for nothing but text: `[bold]` in a name is a name."""
+    from rich.text import Text
+
+    return Text(printable(value))
+
+
+def _style(host: Snapshot) -> str:
+    if host.get("state") == "up":
+        return "yellow" if host.get("reason") else "green"
+    return "dim" if host.get("state") in ("away", "draining", "owner") else "red"
+
+
+def _reason(host: Snapshot) -> str:
+    """Return why a host is where it is; since when its owner is there, by the clock of this place.
+
+    host-server says how long ago it was, for its own clock may be in another time zone, or wrong.
+    """
+    reason, present_s = host.get("reason") or "", host.get("owner_present_s")
+    if host.get("state") != "owner" or not isinstance(present_s, (int, float)):
+        return str(reason)
+    now = datetime.now().astimezone()
+    came = now - timedelta(seconds=min(max(0.0, present_s), OWNER_LIMIT_S))
+    day = "" if came.date() == now.date() else f"{came:%a %d %b }"
+    return f"{reason} since {day}{came:%H:%M}"
+
+
+def _or_dash(value: object) -> object:
+    return "-" if value is None else value
+
+
+def _number(value: object, digits: int) -> str:
+    return f"{value:.{digits}f}" if isinstance(value, (int, float)) else "-"
+
+
+def _count(value: object, what: str) -> str:
+    return f"{'?' if value is None else value} {what}{'' if value == 1 else 's'}"
+
+
+def _duration(seconds: object) -> str:
+    if not isinstance(seconds, (int, float)):
+        return "?"
+    for unit_s, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * unit_s:
+            return f"{int(seconds // unit_s)} {unit}"
+    return f"{seconds:.1f} s"
+
+
+# -- to the terminal, or to a pipe
+
+
+def _print_json(body: bytes) -> None:
+    sys.stdout.buffer.write(body)
+    sys.stdout.flush()
+
+
+def _print_table(snapshot: Snapshot) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if console.is_terminal:
+        console.print(view(snapshot, console.width))
+    else:
+        sys.stdout.write(_as_plain_text(console, snapshot))
+        sys.stdout.flush()
+
+
+def _as_plain_text(console: Console, snapshot: Snapshot) -> str:
+    """Return the view without a terminal's limits: a line a host, however long."""
+    console.width = 100_000
+    with console.capture() as captured:
+        console.print(view(snapshot, console.width))
+    return "".join(line.rstrip() + "\n" for line in captured.get().splitlines())
+
+
+def _watch(candidates: Sequence[Address], every_s: float, *, as_json: bool) -> None:
+    """Show the farm again and again; on a terminal, a server that goes away is waited for."""
+    from rich.console import Console
+    from rich.live import Live
+
+    body = fetch(candidates)
+    console = Console(highlight=False)
+    if as_json or not console.is_terminal:
+        while True:
+            if as_json:
+                _print_json(body)
+            else:
+                _print_table(parse(body))
+                print(flush=True)
+            time.sleep(every_s)
+            body = fetch(candidates)
+    snapshot = parse(body)
+    with Live(
+        console=console, screen=True, auto_refresh=False, vertical_overflow="ellipsis"
+    ) as live:
+        trouble = ""
+        while True:
+            shown = view(snapshot, console.width, totals_first=True)
+            if trouble:
+                shown.renderables.insert(0, _line(f"{trouble}; trying again"))
+            live.update(shown, refresh=True)
+            time.sleep(every_s)
+            try:
+                snapshot, trouble = parse(fetch(candidates)), ""
+            except NoAnswer as error:
+                trouble = str(error)

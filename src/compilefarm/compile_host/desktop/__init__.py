@@ -1,0 +1,1 @@
+"""Whether the owner of this machine is present: watch-ssaver and its sources."""

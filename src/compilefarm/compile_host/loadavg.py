@@ -1,0 +1,281 @@
+"""loadavg: reports a machine's load to every host-server, for as long as it runs.
+
+It samples twice a second and reports when something changed, every two seconds anyway, on one
+lasting connection to each server of the list: so that any of them can take over from another. A
+server that is away is tried again for ever, about every second: it must have its hosts back within
+two seconds of its start, however long it was away, and a question to a port that nobody listens on
+is next to nothing. A server that says no is told of once and tried slowly, because somebody has to
+change something first. It keeps nothing that must be saved, so it ends by ending: a thread waits
+for the signal, because a name server that does not answer can hold up another for half a minute.
+
+Each server has a thread and a meter of its own. To share one meter was rejected: what a report says
+is measured since the report before, and that was at another time for each server.
+
+This module must not know how load is measured (load.py), nor what the server does with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+
+from compilefarm.compile_host.load.load import Meter, Report
+from compilefarm.compile_host.load.machine import this_machine
+from compilefarm.compile_host.priority import lower
+from compilefarm.compile_host.processes import ProcessTree
+from compilefarm.programs.connection import Connection, Refused, Unreachable
+from compilefarm.programs.cpus import available_cpus
+from compilefarm.programs.options import (
+    Parser,
+    complain,
+    directory,
+    host_address,
+    host_words,
+    positive_number,
+    this_host,
+)
+from compilefarm.protocol.address import Address
+from compilefarm.protocol.ports import Port
+from compilefarm.protocol.wire import format_line
+
+SAMPLE_S = 0.5
+# Long enough to see ten ticks of a CPU's clock, short enough not to be waited for.
+FIRST_WINDOW_S = 0.1
+# Between two tries with a server that is away, and with one that refused.
+PAUSE_FIRST_S = 0.5
+PAUSE_S = 1.2
+PAUSE_REFUSED_S = 30.0
+COMPLAINTS_MAX = 100
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `loadavg` with these arguments, by default the command line's; return its exit status."""
+    _end_at_once_on_a_signal()
+    parser = Parser("loadavg", "Report this machine's load to host-server, until ended.")
+    parser.add_argument(
+        "--host", type=host_address, default=this_host(), metavar="HOST[:PORT]",
+        help="whom the reports are about, and distccd's port there (default: this machine, 3632)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--interval", type=positive_number, default=2.0, metavar="SECONDS",
+        help="longest time between two reports (default: 2)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--procfs", type=directory, metavar="DIR", help="read this directory instead of /proc"
+    )
+    parser.add_argument(
+        "--distccd-pid", type=_pid, metavar="PID",
+        help="the distccd whose process tree is the farm's own load",
+    )  # fmt: skip
+    parser.add_argument(
+        "--register", action="store_true",
+        help="say on each connection that the host is available, with the four options below",
+    )  # fmt: skip
+    parser.add_host_words()
+    parser.add_key_file()
+    parser.add_argument(
+        "--announce",
+        action="store_true",
+        help="print one line of the protocol: what the first server to take the host answered",
+    )
+    parser.add_argument("--once", action="store_true", help="make one report and end")
+    parser.add_argument("--verbose", action="store_true", help="print what is sent and received")
+    options = parser.parse_args(arguments)
+    return _report_to_all(options, parser.servers(options))
+
+
+def _report_to_all(options: argparse.Namespace, candidates: Sequence[Address]) -> int:
+    """Report for ever, or to each server once with `--once`; return the exit status."""
+    told = _Told(options, servers=len(candidates))
+    first, *others = [Reporter(options, server, told) for server in candidates]
+    threads = [threading.Thread(target=reporter.run, daemon=True) for reporter in others]
+    for thread in threads:
+        thread.start()
+    first.run()
+    for thread in threads:
+        thread.join()
+    return 0 if told.taken else 1
+
+
+class _Told:
+    """What the user was told already, by whichever reporter."""
+
+    def __init__(self, options: argparse.Namespace, servers: int) -> None:
+        self._announces: bool = options.announce
+        self._verbose: bool = options.verbose
+        self._untried = servers
+        self._complaints: set[str] = set()
+        self._refusal = b""
+        self._lock = threading.Lock()
+        self.taken = False  # some server took a report
+
+    def say(self, text: str) -> None:
+        if self._verbose:
+            print(text, flush=True)
+
+    def complain_once(self, text: str) -> None:
+        with self._lock:
+            if text in self._complaints or len(self._complaints) >= COMPLAINTS_MAX:
+                return
+            self._complaints.add(text)
+        complain("loadavg", text)
+
+    def forget(self, text: str) -> None:
+        """Let a complaint be made again: what it was about has come to its end."""
+        with self._lock:
+            self._complaints.discard(text)
+
+    def accepted(self, line: bytes) -> None:
+        """Announce what a server answered."""
+        with self._lock:
+            self._announce(line)
+
+    def failed(self, line: bytes) -> None:
+        """Take note of what a first try came to; announce the worst when all of them failed."""
+        with self._lock:
+            self._untried -= 1
+            if line.startswith(b"error"):
+                self._refusal = line
+            if self._untried == 0:
+                self._announce(self._refusal or line)
+
+    def _announce(self, line: bytes) -> None:
+        if self._announces:
+            self._announces = False
+            with contextlib.suppress(OSError):  # whoever wanted to know may have gone
+                os.write(sys.stdout.fileno(), line)
+            # Who waits for the end of the output must not wait for ours.
+            os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+
+class Reporter:
+    """Sends one host's reports to one server."""
+
+    def __init__(self, options: argparse.Namespace, server: Address, told: _Told) -> None:
+        self._options = options
+        self._host: Address = options.host
+        self._server = server
+        self._told = told
+        machine = this_machine(options.procfs)
+        self._tree = None
+        if options.distccd_pid is not None:
+            self._tree = ProcessTree(machine, options.distccd_pid, complain=told.complain_once)
+        self._meter = Meter(
+            machine,
+            self._tree,
+            expected_cpus=options.slots or available_cpus(),
+            complain=told.complain_once,
+        )
+        self._outage: set[str] = set()  # complaints that may come again after the server did
+        self._connected = False
+        self._was_connected = False
+
+    def run(self) -> None:
+        """Report for ever, or once with `--once`."""
+        pause_s = PAUSE_FIRST_S
+        tried = False
+        while True:
+            self._connected = False
+            try:
+                self._report()
+                return
+            except Refused as error:
+                self._told.complain_once(f"{self._server} refuses {self._host}: {error}")
+                outcome = format_line("error", reason=error)
+                pause_s = PAUSE_REFUSED_S
+            except Unreachable as error:
+                self._outage.add(str(error))
+                self._told.complain_once(str(error))
+                outcome = format_line("away", reason=error)
+                pause_s = PAUSE_FIRST_S if self._connected else min(2 * pause_s, PAUSE_S)
+            if not tried:
+                tried = True
+                self._told.failed(outcome)
+            if self._options.once:
+                return
+            # Hosts that lost the same server must not come back in the same instant.
+            time.sleep(pause_s * random.uniform(0.5, 1.0))
+
+    def _report(self) -> None:
+        """Report on one connection until it ends; return after one report with `--once`."""
+        began_s = time.monotonic()
+        self._meter.read(began_s)
+        self._meter.begin_window()
+        returning = "yes" if self._was_connected else None
+        with Connection([self._server], Port.REPORTS, speaking_for=self._host.host) as server:
+            if self._options.register:
+                words = host_words(self._options)
+                server.send(
+                    "add", host=self._host.host, port=self._host.port, **words, returning=returning
+                )
+                answer = server.answer()
+                self._was_connected = True  # from now on it may have leases
+                if answer.text("mode", "dedicated") != "dedicated" and self._tree is not None:
+                    lower(self._tree)  # the owner's, and where hosts-info alone says so too
+                self._told.say(f"registered: {answer.words}")
+                self._told.accepted(format_line(answer.verb, **answer.words))
+                if answer.text("available") == "no":
+                    self._told.complain_once(
+                        f"{self._server} leaves {self._host} out, because it was removed; "
+                        "addhost brings it in again"
+                    )
+            time.sleep(max(0.0, began_s + FIRST_WINDOW_S - time.monotonic()))
+            last = self._send(server, self._meter.read(time.monotonic()), returning)
+            server.answer()
+            self._told.accepted(format_line("ok"))
+            self._told.taken = self._connected = self._was_connected = True
+            for complaint in self._outage:
+                self._told.forget(complaint)
+            self._outage.clear()
+            if self._options.once:
+                return
+            sent_s = time.monotonic()
+            while True:
+                message = server.receive(min(SAMPLE_S, self._options.interval))
+                if message is not None:
+                    self._told.say(f"received {message.verb}")
+                    continue
+                now_s = time.monotonic()
+                report = self._meter.read(now_s)
+                # Half a sample early rather than half a sample late.
+                due = now_s - sent_s + SAMPLE_S / 2 >= self._options.interval
+                if due or report.news_since(last):
+                    last = self._send(server, report)
+                    sent_s = now_s
+
+    def _send(self, server: Connection, report: Report, returning: str | None = None) -> Report:
+        words = report.words()
+        server.send(
+            "load", host=self._host.host, port=self._host.port, **words, returning=returning
+        )
+        self._meter.begin_window()
+        self._told.say("load " + " ".join(f"{key}={word}" for key, word in words.items()))
+        return report
+
+
+def _pid(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 1):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a process id")
+    return int(text)
+
+
+def _end_at_once_on_a_signal() -> None:
+    signals = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+
+    def wait() -> None:
+        signal.sigwait(signals)
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

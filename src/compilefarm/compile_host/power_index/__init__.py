@@ -1,0 +1,1 @@
+"""How fast this machine compiles: the program power-index and its benchmark."""

@@ -1,0 +1,1 @@
+"""The farm's state machine: `farm.py` takes events in and returns effects."""

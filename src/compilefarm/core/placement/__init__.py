@@ -1,0 +1,1 @@
+"""Where a compile should run: `policy.py` is the interface, and each policy is one of the rest."""

@@ -1,0 +1,1 @@
+"""The default policy: each compile goes to the slot on which it finishes first."""

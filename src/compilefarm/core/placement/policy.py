@@ -1,0 +1,118 @@
+"""Where a compile should run: the seam between the farm and its policies.
+
+The farm keeps the books (who has which slot) and a policy makes the choice (who gets one next,
+and where). The farm tells its policy of every change that bears on a choice, and after each event
+asks `next_grant` until it says None. A policy may keep whatever index it likes over the farm's
+records, and reads them, but changes none of them. It may let a request wait although a slot is
+free, if it will come back to it: by itself when something changes, or at `next_deadline`.
+
+Rejected: a pure function from the whole farm to a list of grants. It is the simplest seam, but
+each decision would cost as much as the farm is large.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from compilefarm.core.model import Host, Lease, Outcome, Request
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a host stands with the policy, for people to read.
+
+    `tier` is None while the policy gives the host no leases; `reason` says why it is not in the
+    place that its declaration would give it, and is empty when it is. `slots` is how many of those
+    that it offers the policy uses, None where that is all of them.
+    """
+
+    tier: int | None
+    reason: str = ""
+    slots: int | None = None
+
+
+class WithoutBackups:
+    """A part of policies that give no backups."""
+
+    def time_comes(self, now: float) -> None:
+        """See `Policy`."""
+
+    def next_backup(self, now: float) -> tuple[Lease, Host] | None:
+        """See `Policy`."""
+        return None
+
+    def backup_began(self, backup: Lease, now: float) -> None:
+        """See `Policy`."""
+
+    def backup_ended(self, backup: Lease, outcome: Outcome, now: float) -> None:
+        """See `Policy`."""
+
+    def backup_in_the_way(self, now: float) -> Lease | None:
+        """See `Policy`."""
+        return None
+
+
+class Policy(Protocol):
+    """A rule that gives waiting requests their slots. Every method costs O(log farm) at most."""
+
+    name: str
+    """The name that `--policy` takes."""
+
+    def time_comes(self, now: float) -> None:
+        """Note that nothing changed until now; something may at once."""
+
+    def host_changed(self, host: Host, now: float) -> None:
+        """Read a host anew: its state, slots, power index, load or restrictions changed."""
+
+    def host_forgotten(self, host: Host) -> None:
+        """Drop a host that the farm no longer knows; it has no leases."""
+
+    def arrived(self, request: Request, now: float) -> None:
+        """Queue a request."""
+
+    def withdrawn(self, request: Request, now: float) -> None:
+        """Drop a queued request, which was not granted."""
+
+    def granted(self, lease: Lease, now: float) -> None:
+        """Note that a queued request was granted; its slot is taken already.
+
+        The lease may have begun before `now`, at another server.
+        """
+
+    def ended(self, lease: Lease, outcome: Outcome, now: float) -> None:
+        """Note that a lease ended, and how; its slot is free already."""
+
+    def next_grant(self, now: float) -> tuple[Request, Host] | None:
+        """Return the next queued request to be granted now, and a host with a free slot for it."""
+
+    def next_deadline(self) -> float | None:
+        """Return when `next_grant` or `next_backup` may answer differently, if nothing changes."""
+
+    def next_backup(self, now: float) -> tuple[Lease, Host] | None:
+        """Return a lease that is to have a backup now, and a host with a free slot for it."""
+
+    def backup_began(self, backup: Lease, now: float) -> None:
+        """Note that a backup was begun; its slot is taken already."""
+
+    def backup_ended(self, backup: Lease, outcome: Outcome, now: float) -> None:
+        """Note that a backup ended, and how; its slot is free already."""
+
+    def backup_in_the_way(self, now: float) -> Lease | None:
+        """Return a backup whose slot a queued request is to have instead."""
+
+    def hopeless(self, request: Request) -> str | None:
+        """Return why no host will do for the request, whatever becomes free; else None."""
+
+    def ahead(self, request: Request) -> int:
+        """Return about how many requests are served before this queued one."""
+
+    def expected_s(self, lease: Lease) -> float | None:
+        """Return how long a lease is expected to take, in seconds from its grant.
+
+        None where nothing is known of its file; a policy that learns nothing never knows.
+        """
+
+    def standing(self, host: Host) -> Standing:
+        """Return how a host stands with this policy."""

@@ -1,0 +1,43 @@
+"""How many CPUs a process of this machine may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUP = Path("/proc/self/cgroup")
+
+
+def available_cpus() -> int:
+    """Return the CPUs that a process started here may use.
+
+    These are the CPUs of its affinity mask, or fewer where a control group has a smaller quota: a
+    container with 2 of 64 CPUs has 2.
+    """
+    try:
+        cpus = len(os.sched_getaffinity(0))
+    except AttributeError:
+        cpus = os.cpu_count() or 1
+    return max(1, min(cpus, int(_cpu_quota())))
+
+
+def _cpu_quota() -> float:
+    """Return the tightest CPU quota of the control groups around this process, in CPUs."""
+    quota = 1e9
+    try:
+        lines = _OWN_CGROUP.read_text().splitlines()
+        group = next(line[3:] for line in lines if line.startswith("0::"))
+        path = _CGROUPS / group.lstrip("/")
+        for directory in (path, *path.parents):
+            if not directory.is_relative_to(_CGROUPS):
+                break
+            try:
+                limit, period = (directory / "cpu.max").read_text().split()
+            except (OSError, ValueError):
+                continue  # the root group has no such file
+            if limit != "max":
+                quota = min(quota, int(limit) / int(period))
+    except (OSError, ValueError, StopIteration, ZeroDivisionError):
+        pass  # no control groups of version 2, so no quota that they set
+    return quota

@@ -1,0 +1,1 @@
+"""host-server: it connects the farm in `core` to sockets, the clock, files and the log."""
