@@ -42,8 +42,6 @@ def test_addresses(text: str, address: Address) -> None:
 def test_what_is_no_address_is_refused_with_a_reason(text: str) -> None:
     reasons = r"is not a host|neither a host name nor an address|no port from 1"
     with pytest.raises(ValueError, match=reasons):
-        ValueError, match=r"is not a host|neither a host name nor an address|no port from 1"
-    ):
         parse_address(text, 3632)
 
 
