@@ -126,8 +126,8 @@ def test_remhost_says_whether_the_host_was_there() -> None:
     ("answer", "words"),
     [
         (b"error reason=not%20your%20host\n", "not your host"),
-        (b"\xff\x00garbage\n", "is no host-server"),
-        (b"x" * 9000, "is no host-server"),
+        (b"\xff\x00garbage\n", "is not a host-server"),
+        (b"x" * 9000, "is not a host-server"),
     ],
 )
 def test_a_refusal_is_one_line(program: str, answer: bytes, words: str) -> None:

@@ -47,7 +47,7 @@ from compilefarm.programs.options import (
     Parser,
     complain,
     directory,
-    end_tidily_on_a_signal,
+    exit_on_a_signal,
     host_address,
     seconds,
     this_host,
@@ -72,7 +72,7 @@ def enable_host(arguments: Sequence[str] | None = None) -> int:
     add_enable_options(parser)
     options = parser.parse_args(arguments)
     candidates = parser.servers(options)
-    end_tidily_on_a_signal()
+    exit_on_a_signal()
     try:
         print(Enabling(options, candidates).run())
     except (RunError, Refused) as error:
@@ -94,7 +94,7 @@ def disable_host(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.server:
         parser.servers(options)  # a mistyped one is told of before anything is stopped
-    end_tidily_on_a_signal()
+    exit_on_a_signal()
     try:
         print(_disable(options))
     except RunError as error:

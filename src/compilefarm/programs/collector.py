@@ -1,7 +1,7 @@
-"""The collector of cycles, set for a process in which a large farm lives.
+"""Python's garbage collector, tuned for a process that holds a large farm.
 
-host-server and simulate-farm have the same farm in them, and what a decision costs in one is to be
-what it costs in the other.
+host-server and simulate-farm hold the same farm, so both use this. A decision then costs the same
+CPU time in the simulator as in the server.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import gc
 
 
 def settle_collector() -> None:
-    """Have the collector of cycles leave alone what exists now, and look at the rest rarely.
+    """Exclude the objects that exist now from garbage collection, and collect the rest rarely.
 
-    A compile leaves no cycles behind; but as often as Python has it by default, the collector goes
-    through all leases of a large farm for each few thousand new ones, 20 to 40 ms at a time.
+    Only cycles need the collector, and a compile leaves none behind. With Python's default
+    thresholds, the collector would scan all leases of a large farm once per few thousand new ones,
+    which takes 20 to 40 ms each time.
     """
     gc.collect()
     gc.freeze()

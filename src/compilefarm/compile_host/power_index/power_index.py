@@ -37,7 +37,7 @@ from compilefarm.programs.cpus import available_cpus
 from compilefarm.programs.options import (
     Parser,
     complain,
-    end_tidily_on_a_signal,
+    exit_on_a_signal,
     host_address,
     this_host,
     whole_number,
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     candidates = parser.servers(options) if options.register else []
     slots = options.slots or available_cpus()
 
-    end_tidily_on_a_signal()
+    exit_on_a_signal()
     try:
         compiler = find_compiler(options.compiler)
         measurement = _measured(
