@@ -38,8 +38,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import psutil
-from compile_host import eventually, free_ports, program_environment
 from gethost_program import gethost_under_test
+from run_program import eventually, free_ports, program_environment
 
 HOSTS = {"alder": 6.0, "birch": 3.0, "cedar": 1.5, "dogwood": 1.0}  # with their power indices
 BUILDER_POWER_INDEX = 3.0

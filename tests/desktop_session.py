@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Self
 
 import psutil
-from compile_host import PATIENCE_S, eventually
 from conftest import DBUSMOCK_PYTHON
+from run_program import PATIENCE_S, eventually
 
 # Neither a desktop of the developer's own nor this machine's services may have a say.
 DESKTOP_VARIABLES = {

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import psutil
-from compile_host import PATIENCE_S, eventually, free_ports, program_environment
+from run_program import PATIENCE_S, eventually, free_ports, program_environment
 
 from compilefarm.protocol.wire import Message, parse_line
 

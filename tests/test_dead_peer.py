@@ -19,8 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from compile_host import ProcDirectory, eventually, program_command, program_environment
 from farm_processes import HostServer
+from proc_directory import ProcDirectory
+from run_program import eventually, program_command, program_environment
 
 from compilefarm.programs.dead_peer import GIVE_UP_AFTER_S, notice_dead_peer
 

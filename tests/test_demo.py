@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 
 import psutil
 import pytest
-from compile_host import eventually
+from run_program import eventually
 
 from compilefarm.demo import project
 

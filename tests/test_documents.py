@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from compile_host import eventually
+from run_program import eventually
 from test_monitor import busy_farm
 
 from compilefarm.core.snapshot import take_snapshot

@@ -19,9 +19,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from compile_host import ProcDirectory, eventually, free_ports, running
 from farm_processes import REQUESTS, DistccdHost, HostServer
 from gethost_program import Gethost
+from proc_directory import ProcDirectory
+from run_program import eventually, free_ports, running
 
 pytestmark = pytest.mark.e2e
 

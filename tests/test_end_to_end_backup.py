@@ -17,8 +17,8 @@ from typing import Any
 
 import psutil
 import pytest
-from compile_host import eventually
 from farm_processes import REQUESTS, DistccdHost
+from run_program import eventually
 from test_end_to_end import COMPILE, WARNING_AND_ERROR, Farm, finished, project, went_well
 from test_end_to_end_restart import reporting
 

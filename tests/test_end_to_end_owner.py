@@ -18,8 +18,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from compile_host import ProcDirectory
 from farm_processes import DistccdHost
+from proc_directory import ProcDirectory
 from test_agent_desktop import comes_true, play
 from test_end_to_end import Farm, finished, objects_are_as_local, project
 

@@ -20,8 +20,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from compile_host import ProcDirectory, eventually, running
 from farm_processes import DistccdHost, HostServer
+from proc_directory import ProcDirectory
+from run_program import eventually, running
 from test_end_to_end import Farm, finished, objects_are_as_local, project
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]

@@ -1,4 +1,4 @@
-"""hosts-info: what may be written there, and how precisely a wrong line is named."""
+"""hosts-info: what it may contain, and how precisely an error names a wrong line."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compilefarm.protocol.address import split_host
 from compilefarm.protocol.declaration import Declaration, Mode
 from compilefarm.protocol.hosts_info import HostsInfoError, parse_hosts_info
 
 
-def test_the_file_of_2004_can_be_read() -> None:
+def test_a_file_of_2004_is_read() -> None:
     text = (
         "# the farm\n\nlinux1\t4   15\n  linux2 2 8  # Bob's desk\r\n192.168.0.7 1 1\nsun-a 2 4.5"
     )
@@ -27,7 +26,7 @@ def test_a_file_may_begin_with_a_byte_order_mark() -> None:
     assert parse_hosts_info("\ufeffa 1 1\nb 1 1", "h") == parse_hosts_info("a 1 1\nb 1 1", "h")
 
 
-def test_more_words_may_follow() -> None:
+def test_options_may_follow_the_three_words() -> None:
     [one] = parse_hosts_info("a:4001 2 3 types=x,y compilers=gcc address=::1 pinned static=no", "h")
     assert one == Declaration(
         "a",
@@ -46,7 +45,7 @@ def test_more_words_may_follow() -> None:
     assert parse_hosts_info("a 2 3 port=4001", "h")[0].name == "a:4001"
 
 
-def test_one_machine_may_have_several_distccds() -> None:
+def test_a_machine_may_have_several_distccds() -> None:
     hosts = parse_hosts_info("a 1 1\na:4001 1 1", "h")
     assert [host.name for host in hosts] == ["a", "a:4001"]
 
@@ -96,7 +95,7 @@ def test_a_wrong_line_is_named_by_file_line_and_reason(line: str, reason: str) -
 
 
 @given(st.text() | st.text(st.sampled_from("desk14 .:[]#=\n\t,pinstaco")))
-def test_any_text_is_hosts_or_one_error(text: str) -> None:
+def test_any_text_is_a_list_of_hosts_or_an_error(text: str) -> None:
     try:
         declarations = parse_hosts_info(text, "h")
     except HostsInfoError as error:
@@ -105,32 +104,3 @@ def test_any_text_is_hosts_or_one_error(text: str) -> None:
         assert "\n" not in reason
     else:
         assert len({each.name for each in declarations}) == len(declarations)
-
-
-@given(st.text(st.sampled_from("desk14.:[]%-")) | st.text())
-def test_any_text_is_a_host_or_an_error(text: str) -> None:
-    try:
-        host, port = split_host(text)
-    except ValueError as error:
-        reason = str(error)
-        assert reason
-    else:
-        assert host
-        assert port is None or 0 < port < 65536
-
-
-@pytest.mark.parametrize(
-    ("text", "host", "port"),
-    [
-        ("desk1", "desk1", None),
-        ("desk1.example.org.", "desk1.example.org.", None),
-        ("Desk1.Example.ORG", "desk1.example.org", None),
-        ("desk1:4001", "desk1", 4001),
-        ("10.0.0.1:4001", "10.0.0.1", 4001),
-        ("fd00::1", "fd00::1", None),
-        ("[fd00::1]", "fd00::1", None),
-        ("[FD00::1]:4001", "fd00::1", 4001),
-    ],
-)
-def test_hosts_are_written_in_these_ways(text: str, host: str, port: int | None) -> None:
-    assert split_host(text) == (host, port)

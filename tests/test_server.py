@@ -25,8 +25,8 @@ from typing import Any
 
 import psutil
 import pytest
-from compile_host import PATIENCE_S, eventually, program_environment
 from farm_processes import LOADS, MONITOR, REQUESTS, STATUS, Client, HostServer
+from run_program import PATIENCE_S, eventually, program_environment
 
 from compilefarm.core.placement.tier import TierPolicy
 from compilefarm.protocol.wire import LINE_LIMIT_BYTES, Message

@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
-from compile_host import PATIENCE_S, eventually
 from desktop_session import (
     SCREEN_SAVERS,
     MockedLogind,
@@ -26,6 +25,7 @@ from desktop_session import (
     wayland_desktop,
     x_server,
 )
+from run_program import PATIENCE_S, eventually
 
 from compilefarm.compile_host.desktop import sources
 from compilefarm.compile_host.desktop.presence import Reading

@@ -1,92 +1,25 @@
-"""addhost and remhost as a user meets them, and how they find host-server."""
+"""addhost and remhost as a user runs them."""
 
 from __future__ import annotations
 
 import re
-import signal
 import socket
 import subprocess
 import sys
 
 import pytest
-from compile_host import ScriptedServer, free_ports, program_environment, run
-from hypothesis import given
-from hypothesis import strategies as st
+from run_program import free_ports, program_environment, run
+from scripted_server import ScriptedServer
 
-from compilefarm.programs.connection import is_this_machine, servers
 from compilefarm.programs.cpus import available_cpus
-from compilefarm.programs.options import ending_signals
-from compilefarm.protocol.address import Address, parse_address
 
 
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        ("desk1", Address("desk1", 3632)),
-        ("desk1:4000", Address("desk1", 4000)),
-        (" 10.0.0.1:1 ", Address("10.0.0.1", 1)),
-        ("[::1]", Address("::1", 3632)),
-        ("[::1]:4000", Address("::1", 4000)),
-        ("fd00::12:3", Address("fd00::12:3", 3632)),
-        ("bücher.example", Address("xn--bcher-kva.example", 3632)),
-    ],
-)
-def test_addresses(text: str, address: Address) -> None:
-    assert parse_address(text, 3632) == address
-    assert parse_address(str(address), 1) == address
-
-
-@pytest.mark.parametrize(
-    "text", ["", ":", ":80", "a:", "a:0", "a:65536", "a:x", "a:²", "a b", "../x", "a\n:1", "[]:1"]
-)
-def test_what_is_no_address_is_refused_with_a_reason(text: str) -> None:
-    reasons = r"is not a host|neither a host name nor an address|no port from 1"
-    with pytest.raises(ValueError, match=reasons):
-        parse_address(text, 3632)
-
-
-@given(st.text())
-def test_any_text_is_an_address_or_refused(text: str) -> None:
-    try:
-        address = parse_address(text, 3632)
-    except ValueError:
-        return
-    assert "/" not in address.host
-    assert parse_address(str(address), 1) == address
-
-
-def test_the_option_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOST_SERVER", "one,two:2000,")
-    assert servers(None) == [Address("one", 9714), Address("two", 2000)]
-    assert servers("[::1]:3") == [Address("::1", 3)]
-    monkeypatch.delenv("HOST_SERVER")
-    with pytest.raises(ValueError, match="set HOST_SERVER=HOST or use --server HOST"):
-        servers(None)
-
-
-def test_this_machine_is_known_by_name_and_address() -> None:
-    assert is_this_machine(socket.gethostname())
-    assert is_this_machine("127.0.0.1")
-    assert not is_this_machine("192.0.2.1")
-    assert not is_this_machine("no-such-host.invalid")
-
-
-def test_addhost_says_what_the_server_made_of_it() -> None:
+def test_addhost_prints_what_the_server_answers() -> None:
     with ScriptedServer() as server:
-        words = [
-            "--slots",
-            "3",
-            "--power-index",
-            "2.5",
-            "--type",
-            "a/b",
-            "--type",
-            "c",
-            "--compiler",
-            "gcc-12",
-        ]
+        words = ["--slots", "3", "--power-index", "2.5", "--type", "a/b", "--type", "c"]
+        words += ["--compiler", "gcc-12"]
         done = run("addhost", "--server", server.name, "desk7:4000", *words)
-        message = server.told("add")
+        message = server.receives("add")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "desk1 is available with 2 slots, power index 1\n"
     assert message.integer("offset", 0) == 2
@@ -96,23 +29,23 @@ def test_addhost_says_what_the_server_made_of_it() -> None:
     assert message.items("compilers") == {"gcc-12"}
 
 
-def test_addhost_counts_the_cpus_of_this_machine_only() -> None:
+def test_addhost_counts_cpus_only_of_this_machine() -> None:
     with ScriptedServer() as server:
         run("addhost", "--server", server.name)
-        message = server.told("add")
+        message = server.receives("add")
         assert message.text("host") == socket.gethostname()
         assert message.integer("slots", 0) == available_cpus()
         run("addhost", "--server", server.name, "192.0.2.1")
-        assert "slots" not in server.told("add").words
+        assert "slots" not in server.receives("add").words
 
 
-def test_an_emulated_host_speaks_for_itself() -> None:
+def test_a_loopback_host_speaks_from_its_own_address() -> None:
     with ScriptedServer() as server:
         run("addhost", "--server", server.name, "127.0.0.3:4000")
-        assert server.told("add").text("peer") == "127.0.0.3"
+        assert server.receives("add").text("peer") == "127.0.0.3"
 
 
-def test_remhost_says_whether_the_host_was_there() -> None:
+def test_remhost_says_whether_the_host_was_available() -> None:
     with ScriptedServer() as server:
         done = run("remhost", "--server", server.name, "desk7")
         assert (done.returncode, done.stdout) == (0, "desk7:3632 is no longer available\n")
@@ -140,18 +73,18 @@ def test_a_refusal_is_one_line(program: str, answer: bytes, words: str) -> None:
 
 
 def test_every_server_is_told() -> None:
-    nobody = f"127.0.0.1:{free_ports(4)}"
+    silent = f"127.0.0.1:{free_ports(4)}"
     with ScriptedServer() as first, ScriptedServer() as second:
-        names = f"{first.name},{nobody},{second.name}"
+        names = f"{first.name},{silent},{second.name}"
         for program, verb in (("addhost", "add"), ("remhost", "remove")):
             done = run(program, "--server", names, "desk7")
             assert (done.returncode, done.stdout.count("\n")) == (0, 1)
             assert re.fullmatch(rf"{program}: desk7:3632 was not .* everywhere: .*\n", done.stderr)
-            first.told(verb)
-            second.told(verb)
+            first.receives(verb)
+            second.receives(verb)
         second.answers["add"] = [b"error reason=not%20your%20host\n"]
         assert run("addhost", "--server", names, "desk7").returncode == 1
-    done = run("addhost", "--server", f"{nobody},{first.name}", "desk7")
+    done = run("addhost", "--server", f"{silent},{first.name}", "desk7")
     assert done.returncode == 1
     assert done.stderr.count("connection refused") == 2
     assert done.stderr.count("\n") == 1
@@ -171,14 +104,14 @@ def test_every_server_is_told() -> None:
         ["--server", "a", "b", "c"],
     ],
 )
-def test_a_mistake_is_one_line(arguments: list[str]) -> None:
+def test_a_user_error_is_one_line(arguments: list[str]) -> None:
     done = run("addhost", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("addhost: ")
     assert done.stderr.count("\n") == 1
 
 
-def test_a_short_program_imports_little() -> None:
+def test_addhost_imports_little() -> None:
     code = "import sys, compilefarm.client.addhost; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-P", "-c", code],
@@ -190,12 +123,3 @@ def test_a_short_program_imports_little() -> None:
     assert not {"psutil", "asyncio", "compilefarm.compile_host.load.load", "subprocess"} & set(
         loaded
     )
-
-
-def test_a_program_under_nohup_outlives_its_terminal() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        assert ending_signals() == [signal.SIGTERM, signal.SIGINT]
-    finally:
-        signal.signal(signal.SIGHUP, before)
-    assert signal.SIGHUP in ending_signals()

@@ -16,13 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from compile_host import (
-    ScriptedServer,
-    eventually,
-    program_command,
-    program_environment,
-    run,
-)
+from run_program import eventually, program_command, program_environment, run
+from scripted_server import ScriptedServer
 
 from compilefarm.compile_host.load.machine import this_machine
 from compilefarm.compile_host.power_index import benchmark, power_index
@@ -372,7 +367,7 @@ def test_it_registers_as_addhost_does(environment: dict[str, str]) -> None:
     with ScriptedServer() as server:
         words = ("--register", "--server", server.name, "--host", "127.0.0.3:4000", "--json")
         done = power_index_run(environment, *words)
-        message = server.told("add")
+        message = server.receives("add")
     assert done.returncode == 0
     assert message.number("power_index", 0) == json.loads(done.stdout)["power_index"]
     assert (message.text("host"), message.text("port")) == ("127.0.0.3", "4000")
