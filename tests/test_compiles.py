@@ -21,8 +21,8 @@ from compilefarm.compile_host.processes import ProcessTree
 # It starts programs.
 pytestmark = pytest.mark.slow
 
-# A distccd with two workers. Below each is a compiler that leads a process group and has a child. As
-# with gcc, the compiler reports an error in the source if its child dies.
+# A distccd with two workers. Below each is a compiler that leads a process group and has a child.
+# As with gcc, the compiler reports an error in the source if its child dies.
 PROCESSES = """
 import os, signal, sys, time
 def compiler():
