@@ -309,7 +309,7 @@ class DistccdHost:
         for process in self._processes():
             process.suspend()
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Let them run again."""
         for process in self._processes():
             process.resume()

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
+
 SOURCES = Path(__file__).parent.parent / "src"
 PATIENCE_S = 20.0
 ENTRY_POINTS = {
@@ -38,6 +40,17 @@ def eventually(condition: Callable[[], T], patience_s: float = PATIENCE_S) -> T:
             return result
         assert time.monotonic() < deadline_s, "it did not come true in time"
         time.sleep(0.01)
+
+
+def processes_with(variable: str, value: str) -> list[psutil.Process]:
+    """Return the processes with this variable in their environment, which children inherit."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            inherited = process.environ().get(variable) == value
+            if inherited and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
 def free_ports(count: int = 1, address: str = "") -> int:

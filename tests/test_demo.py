@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import IO, TypeVar
 from xml.etree import ElementTree
 
-import psutil
 import pytest
-from run_program import eventually
+from run_program import eventually, processes_with
 
 from compilefarm.demo import project
 
@@ -58,17 +57,10 @@ def environment() -> Iterator[dict[str, str]]:
     """Yield an environment for demo-farm, and see to it that nothing of it is left."""
     mark = uuid.uuid4().hex
     yield os.environ | {MARK: mark, "HOST_SERVER": "nobody.invalid"}
-    left = list(marked(mark))
+    left = processes_with(MARK, mark)
     for process in left:
         process.kill()
     assert left == []
-
-
-def marked(mark: str) -> Iterator[psutil.Process]:
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
-                yield process
 
 
 @contextlib.contextmanager

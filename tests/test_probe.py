@@ -42,7 +42,7 @@ def test_a_distccd_that_is_stopped_does_not(
     monkeypatch.setattr(probe_module, "PROBE_WITHIN_S", 0.3)
     host.stop()
     assert found(host, compiler) == Found(False)
-    host.go_on()
+    host.resume()
 
 
 @pytest.mark.e2e

@@ -109,7 +109,7 @@ class Process:
         """Let it not run, as SIGSTOP does."""
         self.stopped = True
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Let it run again, with all that it missed, in order."""
         self.stopped = False
         kept_back, self.kept_back = self.kept_back, []

@@ -218,7 +218,7 @@ class World:
                 process = self.program.process
                 self.server_slow_until = max(self.server_slow_until, fault.over)
                 process.stop()
-                self._later(fault, process.go_on)
+                self._later(fault, process.resume)
             case "kill-distccd" if host:
                 if host.distccd.alive:
                     host.kill_distccd()
@@ -226,7 +226,7 @@ class World:
                     self._later(fault, self._start_distccd, host, process)
             case "stop-distccd" if host:
                 host.distccd.stop()
-                self._later(fault, host.distccd.go_on)
+                self._later(fault, host.distccd.resume)
             case "kill-loadavg" if host:
                 if host.loadavg is not None and host.loadavg.alive:
                     host.kill_loadavg()
