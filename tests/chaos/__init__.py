@@ -32,7 +32,7 @@ from .programs import HOSTS
 from .project import objects_of, write_project
 
 FILES = 240
-SETTLE_WITHIN_S = 40.0
+QUIET_WITHIN_S = 40.0
 
 
 def backups(record: Sequence[dict[str, str]]) -> tuple[int, int]:
@@ -78,7 +78,7 @@ def play(seed: int, gethost: Path, files: int = FILES) -> str:
                     names = sorted(expected.keys() | built.keys())
                     differ = [each for each in names if built.get(each) != expected.get(each)]
                     assert not differ, f"objects differ: {differ}"
-                    eventually(farm.is_quiet, SETTLE_WITHIN_S)
+                    eventually(farm.is_quiet, QUIET_WITHIN_S)
                 left = processes_with(MARK, directory.name)
                 assert not left, f"processes are left: {left}"
             except AssertionError as error:

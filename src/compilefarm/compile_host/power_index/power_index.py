@@ -135,7 +135,7 @@ def power_index(slots: int, tell: Callable[[str], object]) -> float | None:
         compiler = find_compiler(None)
         measurement = recall(compiler, slots)
         if measurement is None:
-            tell("measuring the power index of this machine, only this time (or --no-measure)")
+            tell("measuring the power index of this machine, once; --no-measure skips it")
             measurement = _measured(compiler, slots, None, quick=True)
             if failure := remember(measurement):
                 tell(failure)
