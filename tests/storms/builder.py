@@ -181,7 +181,7 @@ class Gethost:
     def forget(self) -> None:
         """Own nothing any more."""
         if self.server is not None:
-            self.world.owner_gone(self.server.endpoint)
+            self.world.watch.client_gone(self.server.endpoint)
 
     def ended(self, task: asyncio.Task[None]) -> None:
         """Tell the builder."""
@@ -283,52 +283,58 @@ class Gethost:
     # -- the compile
 
     async def _run_with(self, lease: Message) -> int | None:
-        """Run the compile under a lease; return its exit status, None if it is to be repeated."""
-        clock, file = self.world.clock, self.file
+        """Run the compile under a lease; return its exit status, None if it must be repeated."""
         hold = self._hold = _Hold(self, lease)
         first = _Attempt(self, lease)
-        counts = first
         self.attempts = {lease.words["id"]: first}
-        file.begun += 1
+        self.file.begun += 1
         self.on_host = lease.words["host"]
-        while True:
-            revoked = hold.go_on()
-            if not hold.is_known:
-                self.drop_backup()
-            for attempt in list(self.attempts.values()):
-                attempt.go_on()
-            backup = self.backup
-            if first.status is not None or revoked:
-                break
-            if backup is not None and backup.status == 0:
-                counts = backup
-                break
-            if backup is not None and backup.status is not None:
-                self._backup_failed(backup)
-            else:
-                due = min(attempt.until for attempt in self.attempts.values())
-                await self.bell.wait(min(due, hold.due))
+        counts, revoked = await self._wait_for_the_first(hold, first)
         for attempt in self.attempts.values():
             attempt.line.close()
         self.attempts = {}
         self.on_host = ""
         status = counts.status
-        if status is None or status in DISTCC_FAILED:
-            file.excuses += 1
+        failed = status in DISTCC_FAILED
+        if status is None or failed:
+            self.file.excuses += 1
         if self.world.telling:
             how = f"is revoked: {revoked}" if status is None else f"ends with {status}"
             self.world.tell(f"{self} on {counts.host} {how}")
-        failed = status in DISTCC_FAILED
-        if self.server is not None and hold.is_known:
-            if failed:
-                reason = f"distcc exit status {status}"
-                self.server.say("failed", exit=status, reason=reason)
-            elif status is not None:
-                named = {"id": counts.lease_id} if counts is not first else {}
-                took_s = clock.now - counts.began
-                self.server.say("done", exit=status, wall_s=took_s, cpu_s=0.01, **named)
+        if self.server is not None and hold.is_known and status is not None:
+            self._report(self.server, counts, status, is_backup=counts is not first)
         self._let_go()
         return None if failed else status
+
+    async def _wait_for_the_first(self, hold: _Hold, first: _Attempt) -> tuple[_Attempt, str]:
+        """Wait until the compile ends or its lease is revoked.
+
+        Returns the attempt that counts, and the reason of a revocation.
+        """
+        while True:
+            revoked = hold.step()
+            if not hold.is_known:
+                self.drop_backup()
+            for attempt in list(self.attempts.values()):
+                attempt.step()
+            backup = self.backup
+            if first.status is not None or revoked:
+                return first, revoked
+            if backup is not None and backup.status == 0:
+                return backup, ""
+            if backup is not None and backup.status is not None:
+                self._backup_failed(backup)
+            else:
+                due = min(attempt.until for attempt in self.attempts.values())
+                await self.bell.wait(min(due, hold.due))
+
+    def _report(self, server: Line, counts: _Attempt, status: int, *, is_backup: bool) -> None:
+        if status in DISTCC_FAILED:
+            server.say("failed", exit=status, reason=f"distcc exit status {status}")
+            return
+        named = {"id": counts.lease_id} if is_backup else {}
+        took_s = self.world.clock.now - counts.began
+        server.say("done", exit=status, wall_s=took_s, cpu_s=0.01, **named)
 
     # -- the backup
 
@@ -379,8 +385,8 @@ class _Attempt:
         self.line.connect(lease.words["address"], DISTCCD_PORT)
         self._said = False
 
-    def go_on(self) -> None:
-        """Do what is to be done now."""
+    def step(self) -> None:
+        """Do what is due now."""
         now, file = self._gethost.world.clock.now, self._gethost.file
         if self.status is not None:
             return
@@ -411,8 +417,8 @@ class _Hold:
         self._said = False
         self.due = math.inf  # when to go on, whatever comes before
 
-    def go_on(self) -> str:
-        """Do what is to be done now; return why the lease was revoked, empty where it was not."""
+    def step(self) -> str:
+        """Do what is due now; return the reason if the lease was revoked, else ""."""
         line, now = self._gethost.server, self._gethost.world.clock.now
         if self.given_up:
             return ""
@@ -422,24 +428,8 @@ class _Hold:
             return ""
         message = line.hear()
         if message is not None:
-            if message.verb == "revoked":
-                return message.words["reason"]
-            if message.verb == "backup":
-                self._gethost.begin_backup(message)
-                return self.go_on()
-            if message.verb == "drop":
-                backup = self._gethost.backup
-                if backup is not None and backup.lease_id == message.words["id"]:
-                    self._gethost.drop_backup()
-                return self.go_on()
-            if message.verb == "attached":
-                self._lease["id"] = message.words["id"]
-                self.is_known, self._tries, self.due = True, 0, math.inf
-                return self.go_on()
-            assert not self.is_known, f"{self._gethost} hears {message}"
-            self._lose()
-            self.given_up, self.due = True, math.inf
-        elif line.closed or now >= self.due:
+            return self._take(message)
+        if line.closed or now >= self.due:
             self._lose()
             pause_s = ATTACH_PAUSES_S[min(self._tries, len(ATTACH_PAUSES_S) - 1)]
             self.due = now + self._gethost.builder.chance.uniform(0.0, pause_s)
@@ -450,6 +440,27 @@ class _Hold:
             words = self._gethost.words()
             line.say("attach", id=self._lease["id"], host=host, running_s=running_s, **words)
         return ""
+
+    def _take(self, message: Message) -> str:
+        """Act on a message, and on those after it; return as `step` does."""
+        gethost = self._gethost
+        match message.verb:
+            case "revoked":
+                return message.words["reason"]
+            case "backup":
+                gethost.begin_backup(message)
+            case "drop":
+                if gethost.backup is not None and gethost.backup.lease_id == message.words["id"]:
+                    gethost.drop_backup()
+            case "attached":
+                self._lease["id"] = message.words["id"]
+                self.is_known, self._tries, self.due = True, 0, math.inf
+            case _:
+                assert not self.is_known, f"{gethost} hears {message}"
+                self._lose()
+                self.given_up, self.due = True, math.inf
+                return ""
+        return self.step()
 
     def _connect(self) -> None:
         gethost = self._gethost

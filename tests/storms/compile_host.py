@@ -70,7 +70,7 @@ class CompileHost:
         """Begin to report, if this host does."""
         self.returns = False
         if self.plan.reports:
-            self.world.taken_out.discard(self)  # a new loadavg brings it in again
+            self.world.removed_by_hand.discard(self)  # a new loadavg brings it in again
             self.loadavg = self.world.network.process(f"loadavg of {self.plan.name}", self.machine)
             self.loadavg.enter(self._begin_reports)
 

@@ -47,7 +47,7 @@ class Fault:
 
     at: float
     kind: str
-    whom: str
+    target: str
     for_s: float
     other: str = ""
     amount: float = 0.0
@@ -57,28 +57,28 @@ class Fault:
         """When it is put right."""
         return self.at + self.for_s
 
-    def words(self) -> str:
-        """Say what happens, for a story."""
-        what = WORDS[self.kind].format(whom=self.whom, other=self.other, amount=self.amount)
-        return f"{self.at:9.3f} s  {what}" + (f", for {self.for_s:.3f} s" if self.for_s else "")
+    def text(self) -> str:
+        """Return what happens, as a line of a story."""
+        text = TEXTS[self.kind].format(target=self.target, other=self.other, amount=self.amount)
+        return text + (f", for {self.for_s:.3f} s" if self.for_s else "")
 
 
-WORDS = {
+TEXTS = {
     "kill-server": "host-server is killed, and started again later",
     "stop-server": "host-server is stopped (SIGSTOP)",
-    "kill-distccd": "distccd of {whom} is killed",
-    "stop-distccd": "distccd of {whom} is stopped: it is mute",
-    "kill-loadavg": "loadavg of {whom} is killed",
-    "power-off": "{whom} loses its power",
-    "cut": "the path between {whom} and {other} is cut",
-    "kill-gethost": "one gethost of {whom} is killed",
-    "break": "{amount:.0%} of the connections of {whom} are reset",
-    "stall": "{amount:.0%} of the connections of {whom} stall",
+    "kill-distccd": "distccd of {target} is killed",
+    "stop-distccd": "distccd of {target} is stopped: it is mute",
+    "kill-loadavg": "loadavg of {target} is killed",
+    "power-off": "{target} loses its power",
+    "cut": "the path between {target} and {other} is cut",
+    "kill-gethost": "one gethost of {target} is killed",
+    "break": "{amount:.0%} of the connections of {target} are reset",
+    "stall": "{amount:.0%} of the connections of {target} stall",
     "slow": "the network is slow: up to {amount:.2f} s",
-    "owner": "{whom}'s owner uses {amount:.1f} CPUs",
-    "fails": "{whom} fails every compile with {amount:.0f}",
-    "drain": "{whom} is drained by hand, and added again later",
-    "remove": "{whom} is removed by hand, and added again later",
+    "owner": "{target}'s owner uses {amount:.1f} CPUs",
+    "fails": "{target} fails every compile with {amount:.0f}",
+    "drain": "{target} is drained by hand, and added again later",
+    "remove": "{target} is removed by hand, and added again later",
     "stranger": "a stranger says something else to the server",
 }
 # How likely each kind is.
@@ -184,33 +184,33 @@ def _fault(
     fault = Fault(
         at=round(chance.uniform(0.0, span_s), 3),
         kind=kind,
-        whom=host.name,
+        target=host.name,
         for_s=round(chance.choice((0.3, 3.0, 12.0, 40.0)) * chance.uniform(0.3, 1.0), 3),
         amount=round(chance.uniform(0.1, 1.0), 3),
     )
     match kind:
         case "kill-server" | "stop-server":
             # Longer, and a user would have noticed; what takes longer is a server that is gone.
-            return replace(fault, whom=SERVER, for_s=round(chance.uniform(0.05, 20.0), 3))
+            return replace(fault, target=SERVER, for_s=round(chance.uniform(0.05, 20.0), 3))
         case "power-off":
-            return replace(fault, whom=chance.choice((host.name, host.name, builder.name)))
+            return replace(fault, target=chance.choice((host.name, host.name, builder.name)))
         case "cut":
             ends = chance.sample([SERVER, host.name, builder.name], 2)
-            return replace(fault, whom=ends[0], other=ends[1])
+            return replace(fault, target=ends[0], other=ends[1])
         case "kill-gethost":
-            return replace(fault, whom=builder.name, for_s=0.0)
+            return replace(fault, target=builder.name, for_s=0.0)
         case "break" | "stall":
-            whom = chance.choice((SERVER, host.name, builder.name))
+            target = chance.choice((SERVER, host.name, builder.name))
             for_s = min(fault.for_s, STALL_AT_MOST_S) if kind == "stall" else 0.0
-            return replace(fault, whom=whom, for_s=for_s)
+            return replace(fault, target=target, for_s=for_s)
         case "slow":
-            return replace(fault, whom="")
+            return replace(fault, target="")
         case "owner":
             return replace(fault, amount=round(host.slots * chance.uniform(0.2, 1.2), 1))
         case "fails":
             return replace(fault, amount=chance.choice((116, 116, 110)))
         case "stranger":
-            return replace(fault, whom="", for_s=0.0)
+            return replace(fault, target="", for_s=0.0)
     return fault
 
 

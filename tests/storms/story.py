@@ -63,21 +63,36 @@ def shortest(plan: Plan, failure: str) -> Plan:
 
 
 def _smaller(plan: Plan) -> Iterator[Plan]:
-    """Yield plans with something left out, the most first."""
+    """Yield plans from which something is left out, the most first."""
+    yield from _with_fewer_faults(plan)
+    yield from _with_fewer_builders(plan)
+    yield from _with_fewer_hosts(plan)
+    yield from _with_fewer_files(plan)
+
+
+def _with_fewer_faults(plan: Plan) -> Iterator[Plan]:
     faults = plan.faults
     size = len(faults)
     while size:
         for start in range(0, len(faults), size):
             yield replace(plan, faults=faults[:start] + faults[start + size :])
         size //= 2
+
+
+def _with_fewer_builders(plan: Plan) -> Iterator[Plan]:
     for each in plan.builders:
-        if len(plan.builders) > 1:
+        if len(plan.builders) > 1 and not _named(plan, each.name):
             left = tuple(builder for builder in plan.builders if builder is not each)
-            if not _named(plan, each.name):
-                yield replace(plan, builders=left)
-    for each_host in plan.hosts:
-        if len(plan.hosts) > 1 and not _named(plan, each_host.name):
-            yield replace(plan, hosts=tuple(host for host in plan.hosts if host is not each_host))
+            yield replace(plan, builders=left)
+
+
+def _with_fewer_hosts(plan: Plan) -> Iterator[Plan]:
+    for each in plan.hosts:
+        if len(plan.hosts) > 1 and not _named(plan, each.name):
+            yield replace(plan, hosts=tuple(host for host in plan.hosts if host is not each))
+
+
+def _with_fewer_files(plan: Plan) -> Iterator[Plan]:
     for number, builder in enumerate(plan.builders):
         for files in (1, builder.files // 4, builder.files // 2, builder.files - 1):
             if 0 < files < builder.files:
@@ -87,7 +102,7 @@ def _smaller(plan: Plan) -> Iterator[Plan]:
 
 
 def _named(plan: Plan, name: str) -> bool:
-    return any(name in (fault.whom, fault.other) for fault in plan.faults)
+    return any(name in (fault.target, fault.other) for fault in plan.faults)
 
 
 def tell(plan: Plan) -> str:

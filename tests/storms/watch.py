@@ -2,7 +2,7 @@
 
   - The books are right (`Farm.check`): a slot is free or has one lease, and so on.
   - Each waiting request and each lease has its connection, and the other way round; and what a
-    connection was for does not outlive its owner by more than `OWNERLESS_WITHIN_S`.
+    connection was for does not outlive its owner by more than `CLIENTLESS_WITHIN_S`.
   - A lease does not outlive its host, where that reported, by more than `LOST_WITHIN_S`.
   - A host that was taken out by hand stays out, over restarts of the server too, until somebody
     or a new loadavg adds it.
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .world import World
 
 # Keep-alive, what is sent again, what was held up, and a slow network's delay there.
-OWNERLESS_WITHIN_S = NOTICED_WITHIN_S + SENT_AGAIN_WITHIN_S + STALL_AT_MOST_S + 3.0
+CLIENTLESS_WITHIN_S = NOTICED_WITHIN_S + SENT_AGAIN_WITHIN_S + STALL_AT_MOST_S + 3.0
 # A host without power: its silence, the time that it has to come back, and what was held up before.
 LOST_WITHIN_S = SILENT_AFTER_S + LOST_AFTER_S + STALL_AT_MOST_S + 3.0
 # `earliest` gathers the first requests of a build for some milliseconds.
@@ -52,14 +52,14 @@ class Watch:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._owners_gone: deque[tuple[float, Endpoint]] = deque()
+        self._clients_gone: deque[tuple[float, Endpoint]] = deque()
         self._free_since: dict[int, float] = {}
         self._busy_at = 0.0
         self._server: WatchedServer | None = None
 
-    def owner_gone(self, endpoint: Endpoint) -> None:
+    def client_gone(self, endpoint: Endpoint) -> None:
         """Remember that nobody holds this connection any more."""
-        self._owners_gone.append((self._world.clock.now + OWNERLESS_WITHIN_S, endpoint))
+        self._clients_gone.append((self._world.clock.now + CLIENTLESS_WITHIN_S, endpoint))
 
     def look(self) -> None:
         """Check everything that a change of the farm can have broken; raises `Broken`."""
@@ -74,11 +74,11 @@ class Watch:
             raise Broken(f"the books are wrong: {error}") from error
         self._no_request_waits_for_nothing(server)
         self._no_lease_without_host(server)
-        self._who_was_taken_out_is_out(server)
+        self._a_removed_host_stays_out(server)
         if self._world.plan.restarts_only:
             self._no_slot_granted_twice()
-        if self._owners_gone and self._owners_gone[0][0] < self._world.clock.now:
-            self._no_lease_without_owner(server)
+        if self._clients_gone and self._clients_gone[0][0] < self._world.clock.now:
+            self._no_lease_without_client(server)
 
     def books_have_connections(self) -> None:
         """Check that each request and lease has its connection; between two steps."""
@@ -90,15 +90,15 @@ class Watch:
             known = farm.waiting.keys() | farm.leases.keys()
             raise Broken(f"connections and books differ: {known ^ server.requests.keys()}")
 
-    def _no_lease_without_owner(self, server: WatchedServer) -> None:
+    def _no_lease_without_client(self, server: WatchedServer) -> None:
         now = self._world.clock.now
-        if now < self._world.server_slow_until + OWNERLESS_WITHIN_S:
+        if now < self._world.server_slow_until + CLIENTLESS_WITHIN_S:
             return
-        while self._owners_gone and self._owners_gone[0][0] < now:
-            _, endpoint = self._owners_gone.popleft()
+        while self._clients_gone and self._clients_gone[0][0] < now:
+            _, endpoint = self._clients_gone.popleft()
             protocol = endpoint.peer.protocol
             if isinstance(protocol, RequestConnection) and protocol in server.requests.values():
-                raise Broken(f"a request or lease outlives its owner by {OWNERLESS_WITHIN_S:g} s")
+                raise Broken(f"a request or lease outlives its client by {CLIENTLESS_WITHIN_S:g} s")
 
     def _no_lease_without_host(self, server: WatchedServer) -> None:
         world = self._world
@@ -110,8 +110,8 @@ class Watch:
             if lost and known is not None and known.leases and known.load_at is not None:
                 raise Broken(f"a lease outlives its host by {LOST_WITHIN_S:g} s: {host.plan.name}")
 
-    def _who_was_taken_out_is_out(self, server: WatchedServer) -> None:
-        for host in self._world.taken_out:
+    def _a_removed_host_stays_out(self, server: WatchedServer) -> None:
+        for host in self._world.removed_by_hand:
             known = server.farm.hosts.get(host.plan.address)
             if known is not None and known.state is State.UP:
                 raise Broken(f"a host that was taken out by hand is back: {host.plan.name}")
