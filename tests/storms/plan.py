@@ -1,7 +1,7 @@
-"""What is to happen in a world: its machines, its builds and its faults, as a seed has them.
+"""The plan of a world: its machines, builds and faults, all decided by a seed.
 
-A plan is all there is to a world: played again, it goes the same way. So a failing one can be made
-smaller, fault by fault, and what is left is its story.
+A world is nothing but its plan: played again, it goes the same way. So a failing plan can be made
+smaller, fault by fault, and the rest is the story of the failure.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class HostPlan:
 
 @dataclass(frozen=True, slots=True)
 class BuilderPlan:
-    """A builder, and how many files its make has."""
+    """A builder, and the build that make runs on it."""
 
     name: str
     address: str
@@ -40,9 +40,9 @@ class BuilderPlan:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something goes wrong at a time, with somebody, and is put right after a while.
+    """A fault of `target` that begins at a time, and is repaired after `for_s`.
 
-    `other` is the far end of a path that is cut, `amount` whatever the kind needs.
+    `other` is the far end of a path that is cut. The meaning of `amount` depends on the kind.
     """
 
     at: float
@@ -54,7 +54,7 @@ class Fault:
 
     @property
     def over(self) -> float:
-        """When it is put right."""
+        """The time of the repair."""
         return self.at + self.for_s
 
     def text(self) -> str:
@@ -81,7 +81,7 @@ TEXTS = {
     "remove": "{target} is removed by hand, and added again later",
     "stranger": "a stranger says something else to the server",
 }
-# How likely each kind is.
+# The relative frequency of each kind.
 WEIGHTS = {
     "kill-server": 2, "stop-server": 1, "kill-distccd": 2, "stop-distccd": 2, "kill-loadavg": 1,
     "power-off": 3, "cut": 4, "kill-gethost": 2, "break": 2, "stall": 2, "slow": 1, "owner": 2,
@@ -89,14 +89,14 @@ WEIGHTS = {
 }  # fmt: skip
 STALL_AT_MOST_S = 5.0
 FAULTS_AT_MOST = 14
-# Of all plans, those in which nothing but the server fails: then much more is promised.
 BACKUPS_SHARE = 0.8
+# The share of plans in which only the server fails: these promise much more.
 RESTARTS_SHARE = 0.12
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A world."""
+    """The plan of a world."""
 
     seed: int
     policy: str
@@ -106,16 +106,16 @@ class Plan:
 
     @property
     def calm_from(self) -> float:
-        """When the last fault is put right."""
+        """The time when the last fault has been repaired."""
         return max((fault.over for fault in self.faults), default=0.0)
 
     @property
     def restarts_only(self) -> bool:
-        """Whether nothing goes wrong but that the server is killed."""
+        """Whether the only faults are that the server is killed."""
         return all(fault.kind == "kill-server" for fault in self.faults)
 
     def words(self) -> str:
-        """Say who is there."""
+        """Return the machines and builds, for a story."""
         hosts = ", ".join(
             f"{host.name} ({host.slots} slots, power {host.power:g}"
             f"{'' if host.reports else ', listed, no reports'})"
@@ -190,7 +190,7 @@ def _fault(
     )
     match kind:
         case "kill-server" | "stop-server":
-            # Longer, and a user would have noticed; what takes longer is a server that is gone.
+            # A user would notice a longer stop. A server that stays away is another matter.
             return replace(fault, target=SERVER, for_s=round(chance.uniform(0.05, 20.0), 3))
         case "power-off":
             return replace(fault, target=chance.choice((host.name, host.name, builder.name)))
@@ -215,5 +215,5 @@ def _fault(
 
 
 def final_build(plan: BuilderPlan, slots: int) -> BuilderPlan:
-    """Return the build by which a farm shows that it is whole again."""
+    """Return the build that shows that the farm is whole again."""
     return replace(plan, files=2 * slots)

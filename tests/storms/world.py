@@ -1,8 +1,7 @@
 """A world: the machines of a plan, their faults, and the calm afterwards.
 
-First the storm: builds run while faults come and are put right. Then the calm: every build must
-come to its end, the farm must be whole again, and must show it with one more build, which is
-compiled on the farm and nowhere else.
+First comes the storm: builds run while faults happen and are repaired. Then comes the calm: every
+build must end, the farm must become whole again, and one more build must run on the farm alone.
 """
 
 from __future__ import annotations
@@ -25,16 +24,16 @@ from .watch import Broken, Watch
 
 SERVER_ADDRESS = "10.0.0.1"
 SLOWEST_CALM_BUILD_S = 2000.0
-# What lasts longest is that a host is taken to lack a compiler; then come the longest quarantine,
-# and the pauses with which a host looks for its server.
-# A host that reports does so every 2 s.
+# A host reports every 2 s.
 REPORTED_WITHIN_S = 2.5
+# The longest effect of a fault is that a host counts as lacking a compiler. After that comes the
+# longest quarantine, and the pauses before a host connects to its server again.
 WHOLE_WITHIN_S = LACKS_FOR_S + 45.0
 COMPILER = "gcc"
 
 
 class World:
-    """A plan, being played."""
+    """A world that plays a plan."""
 
     def __init__(self, plan: Plan, story: list[str] | None = None) -> None:
         self.plan = plan
@@ -55,18 +54,18 @@ class World:
         self.hosts = {host.name: CompileHost(self, host) for host in plan.hosts}
         self.builders = {builder.name: Builder(self, builder) for builder in plan.builders}
         self.without_power: list[CompileHost] = []
-        self.removed_by_hand: set[CompileHost] = set()  # by hand, and not brought in again
+        self.removed_by_hand: set[CompileHost] = set()  # and not added again
         self.leases = 0
         self.server_slow_until = 0.0
         self._story = story
         self._files = random.Random(f"{plan.seed}/files")
         self._faults = Faults(self)
 
-    # -- telling
+    # -- the story
 
     @property
     def telling(self) -> bool:
-        """Whether somebody listens."""
+        """Whether the world writes a story."""
         return self._story is not None
 
     def tell(self, text: str) -> None:
@@ -149,7 +148,7 @@ class World:
             if host.state is not State.UP or host.tier is None:
                 return f"the farm is not whole: {plan.name} is {host.state.value} ({host.reason})"
             since_s = self.clock.now - (host.load_at or -math.inf)
-            if plan.reports and since_s > REPORTED_WITHIN_S:  # its connection may be about to break
+            if plan.reports and since_s > REPORTED_WITHIN_S:  # perhaps its connection is dead
                 return f"the farm is not whole: {plan.name} last reported {since_s:.1f} s ago"
             if len(host.free) != plan.slots or host.leases or host.strays:
                 return f"the farm is not whole: {plan.name} has slots {sorted(host.free)} free"
