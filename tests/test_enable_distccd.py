@@ -19,7 +19,7 @@ from scripted_server import ScriptedServer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-NOBODY = {"user": 65534, "group": 65534, "extra_groups": []}
+ANOTHER_USER = {"user": 65534, "group": 65534, "extra_groups": []}
 
 
 @pytest.fixture
@@ -32,7 +32,9 @@ def python_for_all_users(environment: dict[str, str]) -> str:
     """Return a Python that a user other than root can run; skip the test without one."""
     for python in (sys.executable, "/usr/bin/python3"):
         with contextlib.suppress(OSError):
-            version = run("addhost", "--version", environment=environment, python=python, **NOBODY)
+            version = run(
+                "addhost", "--version", environment=environment, python=python, **ANOTHER_USER
+            )
             if version.returncode == 0:
                 return python
     pytest.skip("no Python here can be run by another user")
@@ -49,7 +51,7 @@ def desk(request: pytest.FixtureRequest, server: ScriptedServer) -> Iterator[Des
         environment = program_environment()
         if request.param != "root" and os.geteuid() == 0:
             environment["HOME"] = name
-            options = NOBODY | {"python": python_for_all_users(environment)}
+            options = ANOTHER_USER | {"python": python_for_all_users(environment)}
             os.chown(name, 65534, 65534)
         made = Desk(Path(name), server.name, environment, **options)
         yield made

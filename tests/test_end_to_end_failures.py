@@ -130,7 +130,7 @@ def test_a_stopped_distccd_without_load_reports_is_noticed(farm: Farm) -> None:
 def test_a_host_whose_compiles_never_end_is_noticed(farm: Farm) -> None:
     """It serves connections, but its compiles take far longer than expected."""
     assert went_well(farm.compile())
-    farm.fast.swallow()
+    farm.fast.hold_probes_too()
     assert went_well(farm.compile())
     assert farm.rows()[1:] == [(farm.fast.name, "revoked"), (farm.slow.name, "done")]
     assert farm.state(farm.fast) == "quarantined"

@@ -74,7 +74,7 @@ def test_a_machine_may_have_several_distccds() -> None:
         ("desk1:0 4 1", "no port from 1 to 65535"),
         ("desk1:99999 4 1", "no port from 1 to 65535"),
         ("desk1:4001 4 1 port=4001", "the port is given twice"),
-        ("desk1 4 1 colour=blue", "unknown word 'colour=blue'; known are"),
+        ("desk1 4 1 colour=blue", "unknown word 'colour=blue'; the known words are"),
         ("desk1 4 1 types=a types=b", "types comes twice"),
         ("desk1 4 1 types=a,,b", "types is 'a,,b'"),
         ("desk1 4 1 pinned=maybe", "pinned is 'maybe'; expected yes or no"),

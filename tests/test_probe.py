@@ -51,7 +51,7 @@ def test_a_host_that_swallows_compiles_does_not(
 ) -> None:
     """It accepts, and closes when we do: only a compile shows that none ends."""
     monkeypatch.setattr(probe_module, "PROBE_WITHIN_S", 0.3)
-    host.swallow()
+    host.hold_probes_too()
     assert found(host, "gcc") == Found(False)
     host.open_gate()
     monkeypatch.undo()

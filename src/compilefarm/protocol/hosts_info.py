@@ -71,7 +71,7 @@ def _parse_words(words: list[str]) -> Declaration:
         key, equals, value = word.partition("=")
         if key not in _OPTIONS:
             known = ", ".join(sorted(_OPTIONS))
-            raise ValueError(f"unknown word {word[:40]!r}; known are {known}")
+            raise ValueError(f"unknown word {word[:40]!r}; the known words are {known}")
         name, parse = _OPTIONS[key]
         if name in options:
             raise ValueError(f"{key} comes twice")

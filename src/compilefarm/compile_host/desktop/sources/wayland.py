@@ -8,14 +8,6 @@ was rejected: it would need XML, generated bindings and a C library for two word
 The two words are `idle`, one second after the last input, and `active`. The shell around swayidle
 handles our own sudden end: its standard input closes, and it ends swayidle. swayidle gets an empty
 configuration, so that it does not run the user's commands a second time.
-KDE, sway and the others that know ext-idle-notify or KDE's older protocol; GNOME has its own way
-(Mutter, in bus.py). swayidle is the common client of these. To speak the protocol ourselves was
-rejected: XML, generated bindings and a C library, for two words.
-
-Those two words are `idle`, a second after the last input, and `active`. The shell around swayidle
-is for our own end: when that comes without a word, its standard input closes and it takes swayidle
-along. What the user has configured swayidle to do must not be done twice, so it gets no
-configuration.
 """
 
 from __future__ import annotations
