@@ -32,12 +32,6 @@ def farm(tmp_path: Path, gethost_path: Path) -> Iterator[Farm]:
         yield farm
 
 
-@pytest.fixture
-def default_farm(tmp_path: Path, gethost_path: Path) -> Iterator[Farm]:
-    with Farm(tmp_path, gethost_path).running() as farm:
-        yield farm
-
-
 # -- hosts fail
 
 
