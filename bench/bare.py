@@ -11,7 +11,7 @@ from typing import cast
 
 import uvloop
 
-from compilefarm.programs.collector import settle_collector
+from compilefarm.programs.garbage_collector import tune_garbage_collector
 from compilefarm.server.main import BACKLOG, listening_sockets
 
 REPLY = b"lease id=1 host=host1 address=127.0.0.1 port=3632 slots=4\n"
@@ -37,7 +37,7 @@ async def serve() -> None:
         Bare, sock=sockets[0][0], backlog=BACKLOG
     )
     print(f"bare: port {port}", flush=True)
-    settle_collector()
+    tune_garbage_collector()
     await server.serve_forever()
 
 

@@ -56,9 +56,9 @@ from compilefarm.core.learning.learning import Learning
 from compilefarm.core.placement.policies import POLICIES, make_policy
 from compilefarm.core.placement.policy import Policy
 from compilefarm.core.snapshot import Snapshot, snapshot_in_pieces
-from compilefarm.programs.collector import settle_collector
 from compilefarm.programs.command_line import OneLineParser
 from compilefarm.programs.dead_peer import notice_dead_peer
+from compilefarm.programs.garbage_collector import tune_garbage_collector
 from compilefarm.programs.key_file import KeyFileError, read_keys
 from compilefarm.protocol.declaration import Declaration
 from compilefarm.protocol.hosts_info import HostsInfoError, parse_hosts_info
@@ -601,7 +601,7 @@ async def serve(options: argparse.Namespace) -> None:
             stack.callback(loop.create_task(work).cancel)
         where = ", ".join(options.bind or ["all addresses"])
         print(f"host-server {__version__} listening on {where} port {base}", flush=True)
-        settle_collector()
+        tune_garbage_collector()
         await stop.wait()
         log.info("ends: %d compiles were running", len(server.farm.leases))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 
 
-def settle_collector() -> None:
+def tune_garbage_collector() -> None:
     """Exclude the objects that exist now from garbage collection, and collect the rest rarely.
 
     Only cycles need the collector, and a compile leaves none behind. With Python's default
