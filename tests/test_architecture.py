@@ -65,7 +65,7 @@ def drawn() -> dict[str, str]:
     """Return what the picture has: a path below the repository for each line, and its meaning."""
     found: dict[str, str] = {}
     above: list[str] = []
-    for line in block("text").splitlines():
+    for line in block("tree").splitlines():
         entry, _, meaning = line.strip().partition(" ")
         depth = (len(line) - len(line.lstrip())) // 2
         above[depth:] = [entry]

@@ -1,9 +1,10 @@
 """What README.md and docs/ tell people to type works.
 
-A fenced block of commands (`sh`; in `console`, the lines after `$ `) is run as a whole, on a farm
-of the test's own and in a small project, if all its commands end by themselves and stay on this
-machine. In the other blocks each command is checked: the program must exist and know each option. A
-command for which neither is possible fails, so that its author must decide between them.
+A fenced block of commands is one of `sh`, or the lines after `$ ` in one of `console`. A block is
+run as a whole if all its commands end by themselves and stay on this machine. It runs on a farm of
+the test's own, in a small project. In the other blocks each command is checked: the program must
+exist and know each option. A command for which neither is possible fails, so that its author must
+decide between them.
 """
 
 import re

@@ -10,8 +10,8 @@ loadavg sees an idle machine, because it would take the other hosts' compiles fo
 compiler sleeps longer on a slower host, because all hosts are equally fast. The project is built in
 steps. At the end of each step fast hosts are idle and slow ones are not, so there are backups.
 
-A run succeeds if make exits with 0, the objects are those of a build without a farm, and no lease
-and no process is left. If it fails, the faults are printed in order.
+A run succeeds if make exits with 0 and the objects are those of a build without a farm. Neither a
+lease nor a process may be left. If a run fails, its faults are printed in order.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ is an asyncio event loop on that queue. What the real server gives to its loop (
 sleeps, connections) goes there, and the server does not notice. Killing a process drops its
 entries, as a kernel would; stopping it keeps them back. There is no thread and no real clock.
 
-A selector that skips the waits of asyncio's own loop was rejected: it would virtualise the time,
+A selector that skips the waits of asyncio's own loop was rejected. It would virtualise the time,
 but half of the work on one loop cannot be killed.
 """
 

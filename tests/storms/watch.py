@@ -12,7 +12,7 @@
 
 If the only faults are that the server is killed and started again:
 
-  - No host that reports runs more compiles under leases than it has slots: a slot that was granted
+  - No host that reports runs more compiles under leases than it has slots. A slot that was granted
     before a restart is not granted again after it.
 
 `world` checks what must hold at the end, or for some time.

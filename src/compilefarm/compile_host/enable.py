@@ -9,8 +9,8 @@ for the running compiles, then it ends loadavg and distccd. Nothing stays behind
 Both work without a host-server. loadavg registers the host when the server is back, and a desktop
 goes back to its owner whatever the server does.
 
-distccd does not daemonise itself. So its pid is known without a race, its errors are in our log
-whichever user it becomes, and it leads a session of its own.
+distccd does not daemonise itself. So its pid is known without a race, and it leads a session of its
+own. Its errors are in our log, whichever user it becomes.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 It samples the load twice a second. It reports when something has changed, and at least every two
 seconds. It keeps one connection to each server in the list, so that any of them can take over. If a
-server does not answer, loadavg tries again about every second, without end: a server must have its
+server does not answer, loadavg tries again about every second, without end. A server must have its
 hosts back within two seconds of its start, and a connection to a closed port costs next to nothing.
 If a server refuses the host, loadavg says so once and tries rarely, because a person has to change
 something first.

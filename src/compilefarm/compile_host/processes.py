@@ -9,7 +9,7 @@ from how Unix accounts for CPU time:
 
 /proc calls the second part cutime and cstime. When a parent q waits for an ended child c, total(c)
 moves into q and c disappears. Until then c is a zombie, which still has its own line. So each tick
-is in exactly one place, and the sum of total(p) over the tree is all the CPU time that the tree has
+is in exactly one place. The sum of total(p) over the tree is all the CPU time that the tree has
 ever used. The CPU time used between two readings is the difference of two sums. Grouped by the
 processes r of the second reading, with `before` 0 for a new process:
 

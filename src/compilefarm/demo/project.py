@@ -30,9 +30,9 @@ ARCHIVE_SHA256 = "8ac7448f09ab85811607bdd21ec2464495ac8b7c66d146bf545b0f08fb9220
 SODIUM = f"PyNaCl-{VERSION}/src/libsodium"
 FETCH_LIMIT_S = 120
 
-# Before pip delivers a package's source, it builds the metadata in an environment that it first
-# fills with build tools: half a minute for a file of 3 MB. With this module in place of those tools
-# it takes two seconds.
+# Before pip delivers a package's source, it builds the metadata, in an environment that it first
+# fills with build tools. That takes half a minute for a file of 3 MB. With this module in place of
+# those tools it takes two seconds.
 _METADATA_ONLY = f"""\
 from pathlib import Path
 

@@ -1,10 +1,9 @@
 """Where host-server is, and one connection to one of its ports.
 
-The sockets are plain and blocking: each of these programs holds a single connection, and asyncio
-would cost more start-up time than the rest of `addhost`. "The server does not answer" and "the
-server refuses" are two exceptions, because every caller treats them differently: the first is worth
-another try, the second is an answer. This module must not know what the messages mean, nor when to
-try again.
+The sockets are plain and blocking. Each of these programs holds a single connection, and asyncio
+would cost more start-up time than the rest of `addhost`. Every caller treats "no answer" and
+"refused" differently, so they are two exceptions: the first is worth another try, the second is an
+answer. This module must not know what the messages mean, nor when to try again.
 """
 
 from __future__ import annotations
@@ -237,6 +236,6 @@ def _speak_for(connection: socket.socket, server_address: str, host: str) -> Non
         if ip_address(host).is_loopback and ip_address(server_address).is_loopback:
             connection.bind((host, 0))
     except (ValueError, OSError):
-        # The host is a name, has an address of the other family, or this system has only 127.0.0.1
-        # on loopback: then any source address will do.
+        # Any source address will do: the host is a name, it has an address of the other family, or
+        # this system has only 127.0.0.1.
         pass

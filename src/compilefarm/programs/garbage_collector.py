@@ -13,8 +13,8 @@ def tune_garbage_collector() -> None:
     """Exclude the objects that exist now from garbage collection, and collect the rest rarely.
 
     Only cycles need the collector, and a compile leaves none behind. With Python's default
-    thresholds, the collector would scan all leases of a large farm once per few thousand new ones,
-    which takes 20 to 40 ms each time.
+    thresholds, each few thousand new leases would start a collection of all leases. In a large farm
+    that takes 20 to 40 ms.
     """
     gc.collect()
     gc.freeze()

@@ -1,8 +1,8 @@
 """The options that several programs share, and the error lines for their users.
 
-They are in one place so that `--server` and `--slots` mean the same everywhere, and so that every
-user error is one line: what is wrong, and what to do. This module must not know what a program does
-with the options.
+They are in one place so that `--server` and `--slots` mean the same everywhere. Every user error is
+one line: what is wrong, and what to do. This module must not know what a program does with the
+options.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Anyone who has the key may add hosts, so a program that announces hosts proves it on each
 connection. host-server sends a nonce, and the client sends one of its own. Each answers with an
-HMAC-SHA256 over both. The client's nonce and the server's proof protect the host: host-server tells
+HMAC-SHA256 over both. The client's nonce and the server's proof protect the host. host-server tells
 it which networks to compile for, so it must not trust any other program at that address. A proof
 names its side and its port, so it cannot be used anywhere else.
 

@@ -6,9 +6,9 @@ says that the owner is away. So the machine leaves the farm with one message, af
 It also leaves if the watcher ends, however that happens.
 
 distccd and loadavg start when the owner leaves for the first time, and then keep running. Ending
-them each time the owner comes, as in 2004, was rejected. It would free a few megabytes, but distccd
-starts only one worker per second, so a desktop with 16 CPUs would have all its slots only after 16
-seconds. Compiles that finish need distccd anyway. While the owner is present, nothing is started or
+them each time the owner comes, as in 2004, was rejected. It would free a few megabytes. But distccd
+starts only one worker per second, so a desktop with 16 CPUs would need 16 seconds to have all its
+slots. Compiles that finish need distccd anyway. While the owner is present, nothing is started or
 measured.
 
 Each server has a thread, because `Connection` blocks, and a server that hangs must not delay the

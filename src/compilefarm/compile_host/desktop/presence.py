@@ -9,17 +9,18 @@ Every doubt counts for the owner. The desktop is unused only while all of these 
 - all of this has held for the back-off.
 
 A *silent* source neither agrees nor objects. It sees that there is a desktop, but not whether it is
-used; an example is a logind whose hints no program sets. If a source is silent, a source that sees
-the screen must say *unused*: terminals do not show whether someone reads a page in a browser.
+used; an example is a logind whose hints no program sets. Then a source that sees the screen must
+say *unused*. Terminals do not show whether someone reads a page in a browser.
 
 The back-off is for a mouse that is nudged every minute. Leaving the farm is never delayed. Coming
-back is delayed after a short stay: by half a minute at first, by twice as long after each further
-short stay, by half an hour at most. A stay of ten minutes ends the back-off. A fixed delay was
-rejected: if it were long enough for such a mouse, every lunch break would cost as much. Averaging
-the owner's habits was rejected too: nobody could explain why a machine is not in the farm.
+back is delayed after a short stay, by half a minute at first. Each further short stay doubles the
+delay, up to half an hour, and a stay of ten minutes ends it. A fixed delay was rejected: if it were
+long enough for such a mouse, every lunch break would cost as much. Averaging the owner's habits was
+rejected too: no user could see why a machine is not in the farm.
 
 Idle times are on the monotonic clock, so setting the clock affects only the hours. That clock may
-stand still while the machine sleeps. Whoever woke the machine is assumed to sit in front of it.
+stand still while the machine sleeps. A wake-up therefore counts as input: someone sits at the
+machine.
 
 This module must not know what a source is, nor what follows from the verdict.
 """

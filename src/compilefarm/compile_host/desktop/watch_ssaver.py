@@ -1,9 +1,9 @@
 """watch-ssaver: this machine is in the farm while its owner does not use it.
 
 One loop reads all sources (sources/), lets presence.py decide, and calls desktop.py to act on the
-decision. It runs at once when a source reports a change, and four times a second while the desktop
-is unused: the owner may come at any time, and some sources have to be polled. While the desktop is
-in use, once in two seconds is enough, because coming back is slow anyway.
+decision. It runs at once when a source reports a change. The owner may come at any time, and some
+sources have to be polled. So it runs four times a second while the desktop is unused. While the
+desktop is in use, once in two seconds is enough, because coming back is slow anyway.
 
 Slow work runs beside the loop: finding a source, and adding the machine to the farm. Adding is
 cancelled if the owner comes back meanwhile; leaving never is.

@@ -3,9 +3,10 @@
 CPU use comes from /proc/stat and from the CPU time of distccd's process tree (processes.py). They
 are read together, so they cover the same window, and the difference is foreign. Load averages
 cannot be split this way: they lag, and they count tasks and not CPU time. So `own1`, `own5` and
-`own15` follow the kernel's rule for the farm's tasks alone: the number of tasks that run or want to
-run, damped with the same constants. Using the CPU use in place of that number was rejected: eight
-compilers on two CPUs are a load of eight but use two, so six foreign tasks would be reported.
+`own15` follow the kernel's rule for the farm's tasks alone. The number of tasks that run or want to
+run is damped with the kernel's constants. Using the CPU use in place of that number was rejected.
+Eight compilers on two CPUs are a load of eight but use two CPUs, so six foreign tasks would be
+reported.
 
 If a source of load cannot be read, the machine counts as busy: "nothing there" and "nothing known"
 must not look alike. Then all CPUs are foreign. This module must not know where a report goes, nor
@@ -59,10 +60,11 @@ class Report:
     def news_since(self, last: Report) -> bool:
         """Return whether this differs enough from the `last` report to be sent at once.
 
-        That is a new state of distccd, a change of foreign CPUs by more than a quarter of a CPU and
-        by more than a tenth of all CPUs, or of free memory by more than a tenth of all memory. A
-        smaller change is noise, and would not change a scheduler's decision. Pressure waits for the
-        next regular report: each compile that begins raises it.
+        It does if the state of distccd or the number of CPUs has changed. It does if free memory
+        has changed by more than a tenth of all memory. It does if the foreign CPUs have changed by
+        more than a quarter of a CPU, and more than a tenth of all CPUs. A smaller change is noise,
+        and would not change a scheduler's decision. Pressure waits for the next regular report,
+        because each compile that begins raises it.
         """
         if (self.cpus, self.distccd) != (last.cpus, last.distccd):
             return True

@@ -1,8 +1,8 @@
 """Reads a machine's CPU use, load averages, memory, pressure and processes from /proc.
 
 The directory may be another one that looks like /proc: tests and emulated hosts use that. The files
-are read directly and not through psutil, which takes eight times as long per process (128 µs
-instead of 16): this runs twice a second on someone's desktop. On a system without /proc,
+are read directly and not through psutil, because this runs twice a second on someone's desktop.
+psutil takes eight times as long per process, 128 µs instead of 16. On a system without /proc,
 other_unix.py reads the same facts through psutil. The modules above do not notice the difference.
 
 A missing or garbled file raises `Unreadable`, never anything else. This module must not know what

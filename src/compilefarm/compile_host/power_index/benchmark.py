@@ -4,7 +4,7 @@ Both figures count the CPU time of the compilers, and not the elapsed time. If o
 hypervisor take a part of a CPU, that is foreign load: loadavg reports it, and the server allows for
 it. An index that is lower because of it would count it twice. CPU time misses nothing that belongs
 to the machine. If two slots share a core, a cache or the memory bandwidth, each compile needs more
-CPU time; that is why there is a second figure. Only with more slots than CPUs do compiles wait for
+CPU time. That is why there is a second figure. Only with more slots than CPUs do compiles wait for
 each other, and then a division gives the result.
 
 Starting a compiler is not compiling. After each source, the same slot compiles an empty file, and

@@ -1,11 +1,11 @@
 """The sources that power-index compiles, in C and C++, generated so that they need no other file.
 
-They look like preprocessed files, so no header of the machine plays a part: every machine compiles
-the same bytes, whatever its system, word size or C library. They contain what compilers spend their
-time on. First comes a long list of declarations of which few are used, then functions full of
-branches, loops, arithmetic and calls; in C++, templates that are instantiated for one record type
-after another. Real projects would be more realistic. They were rejected because they are large, go
-stale, and have configure scripts.
+They look like preprocessed files, so no header of the machine plays a part. Every machine compiles
+the same bytes, whatever its system, word size or C library. The sources contain what compilers
+spend their time on. First comes a long list of declarations, few of which are used. Then come
+functions full of branches, loops, arithmetic and calls. In C++ there are templates, instantiated
+for one record type after another. Real projects would be more realistic. They were rejected because
+they are large, go stale, and have configure scripts.
 
 The text must stay the same, byte for byte, because all power indices ever measured are relative to
 it. A change needs a new `SET_VERSION` and new reference times.
@@ -22,9 +22,9 @@ from string import Template
 from typing import Literal
 
 SET_VERSION = 1
-# The CPU seconds that a C and a C++ source take on the reference machine, which has power index 1,
-# by the seed of their text. docs/power-index.md names that machine. Sources of other seeds take far
-# longer or shorter, so their weight would be too large or too small.
+# The CPU seconds that a C and a C++ source take on the reference machine, by the seed of their
+# text. That machine has power index 1; docs/power-index.md names it. Sources of other seeds take
+# far longer or shorter, so their weight would be too large or too small.
 REFERENCE_S = {0: (1.25, 3.3), 2: (1.7, 3.35)}
 
 Language = Literal["C", "C++"]

@@ -1,11 +1,11 @@
 """power-index: measures how fast this machine compiles, so that the number need not be guessed.
 
-The result is stored in a file of the user's, with the machine and compiler that it belongs to: a
-machine does not get faster overnight. enable-host reads it from there. A first measurement must not
-keep a host out of the farm for long, so enable-host makes a quick one. It does that before the host
-is in the farm, because afterwards the farm's compiles and the measurement would disturb each other.
-Until then the farm would assume a power index of 1, send the large files elsewhere, and learn from
-that.
+The result is stored in a file of the user's, because a machine does not get faster overnight. The
+file names the machine and compiler of each result, and enable-host reads it. A first measurement
+must not keep a host out of the farm for long, so enable-host makes a quick one. It does that before
+the host is in the farm: afterwards the farm's compiles and the measurement would disturb each
+other. Until the measurement is done, the farm would assume a power index of 1, send the large files
+elsewhere, and learn from that.
 
 This module must not know how speed is measured (benchmark.py), nor what the farm does with it.
 """

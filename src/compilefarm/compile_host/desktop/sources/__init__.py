@@ -6,8 +6,8 @@ once calls `changed()`, and is then read at once. Sources that push values were 
 program that hangs pushes nothing, which looks like an unused desktop.
 
 A source can fail in two ways. It is *absent* if this machine does not have it, such as a screen
-saver that is not installed; an absent source does not count until it appears. It is *unreadable* if
-it was there and does not answer any more; that counts as in use.
+saver that is not installed. An absent source does not count until it appears. It is *unreadable* if
+it was there and does not answer any more. That counts as in use.
 
 Sources must not know each other, nor the farm, nor what follows from their readings.
 """
