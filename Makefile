@@ -1,8 +1,8 @@
 # What developers and users do here. Each target does all of its own set-up; `make help` lists them.
 #
-# Set-up has two steps. scripts/packages.sh installs missing programs; when none is missing, it costs
-# nothing. scripts/venv.sh makes .venv. It runs again only when the stamp is older than its inputs.
-# Python sources are not inputs: the package is installed editable.
+# Set-up has two steps. scripts/packages.sh installs missing programs; when none is missing, it
+# costs nothing. scripts/venv.sh makes .venv. It runs again only when the stamp is older than its
+# inputs. Python sources are not inputs: the package is installed editable.
 
 .DEFAULT_GOAL := help
 .PHONY: help setup install uninstall demo test check bench soak fuzz chaos clean static test-programs
@@ -58,8 +58,8 @@ clean:  ## Remove everything that these targets made
 	rm -rf .venv build .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find $(PYTHON_DIRS) -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# C has no format check. The layout that a formatter wants changes from version to version, and a
-# check that runs only where the tool is installed fails for the next developer.
+# C has no format check. A formatter's layout changes from version to version. A check that runs
+# only where the tool is installed fails for the next developer.
 static: $(STAMP)
 	$(BIN)/ruff format --check $(PYTHON_DIRS)
 	$(BIN)/ruff check $(PYTHON_DIRS)
@@ -72,7 +72,8 @@ $(STAMP): pyproject.toml CMakeLists.txt scripts/venv.sh $(GETHOST)
 	@scripts/packages.sh build
 	@scripts/venv.sh $@
 
-# A second gethost beside the installed one, from the same sources: here every memory error is fatal.
+# A second gethost beside the installed one, from the same sources: here every memory error is
+# fatal.
 $(SANITIZED): $(STAMP) | test-programs
 	@mkdir -p build
 	$(CC) -std=c11 -Wall -Wextra -Werror -O1 -g -fno-omit-frame-pointer \

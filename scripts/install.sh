@@ -4,9 +4,10 @@
 #   scripts/install.sh PREFIX          installs; over an older version, too
 #   scripts/install.sh --remove PREFIX
 #
-# PREFIX/lib/compilefarm becomes a virtual environment. PREFIX/bin gets a link to each of our programs
-# and nothing else. The environment's own bin directory must not be on PATH: its python3 and pip
-# would hide the user's. A build that runs python3 would then miss the modules that it needs.
+# PREFIX/lib/compilefarm becomes a virtual environment. PREFIX/bin gets a link to each of our
+# programs and nothing else. The environment's own bin directory must not be on PATH: its python3
+# and pip would hide the user's. A build that runs python3 would then miss the modules that it
+# needs.
 set -u
 
 say() {

@@ -4,11 +4,10 @@
 #   scripts/packages.sh build|setup|demo|test|bench   what that step needs
 #   scripts/packages.sh add PACKAGE...                these packages (only with apt; for venv.sh)
 #
-# Root installs directly. Other users install with sudo, if sudo needs no password or if there is a
-# terminal on which to type it: an unattended run never waits for an answer. One line names what
-# cannot be installed. A missing C compiler is an error, and so is a missing distcc for the demo. The
-# rest is a note, because tests that miss a program are skipped. In CI (CI=true), nothing may be
-# missing.
+# Root installs directly. Other users install with sudo, if it needs no password or there is a
+# terminal to type it. An unattended run never waits for an answer. One line names what cannot be
+# installed. A missing C compiler is an error, and so is a missing distcc for the demo. The rest is
+# a note, because tests that miss a program are skipped. In CI (CI=true), nothing may be missing.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 step=${1:-}
@@ -64,7 +63,8 @@ has() {
     esac >/dev/null 2>&1
 }
 
-# Prints the programs that $step needs and the machine lacks; "missing packages" prints their packages.
+# Prints the programs that $step needs and the machine lacks; "missing packages" prints their
+# packages.
 missing() {
     programs | while read -r program steps apt dnf pacman brew; do
         case $steps in
@@ -120,8 +120,8 @@ run_manager() {
     esac >>"$log" 2>&1 </dev/null
 }
 
-# Installs all packages at once. If that fails, the package lists may be old or absent: it fetches them
-# and installs one package at a time, so that an unknown package does not stop the others.
+# Installs all packages at once. If that fails, the package lists may be old or absent. It then
+# fetches them and installs each package alone, so that an unknown one does not stop the others.
 install() {
     mkdir -p build
     running=$(running_service)
@@ -132,8 +132,8 @@ install() {
             run_manager install "$package"
         done
     fi
-    # compilefarm starts its own distccd, open to the farm's networks only. The distributions that we
-    # know do not start theirs. If a package did, that distccd might be open to other networks.
+    # compilefarm starts its own distccd, open to the farm's networks only. The distributions that
+    # we know do not start theirs. If a package did, that distccd might be open to other networks.
     started=$(running_service)
     if [ -n "$started" ] && [ -z "$running" ]; then
         # shellcheck disable=SC2086

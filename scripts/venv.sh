@@ -3,11 +3,12 @@
 #
 #   scripts/venv.sh [STAMP [WHAT...]]
 #
-# STAMP is a file in the environment, .venv/.stamp by default; this script touches it when it is done.
+# STAMP is a file in the environment, .venv/.stamp by default; this script touches it when it is
+# done.
 # WHAT is what pip installs: by default this package, editable, with the tools of its developers.
 #
-# The environment belongs to this script. Without the stamp it is half made: a run was interrupted. If
-# it does not work, a system upgrade removed its Python. In both cases it is made anew. Debian's
+# The environment belongs to this script. Without the stamp it is half made: a run was interrupted.
+# If it does not work, a system upgrade removed its Python. In both cases it is made anew. Debian's
 # Python lacks what its venv module needs (package python3-venv), so there are several ways to make
 # one.
 #
@@ -87,8 +88,8 @@ make_venv() {
     die "$python can make no virtual environment: install its venv module (Debian: python3-venv), or virtualenv, or uv"
 }
 
-# Prints the line of pip's output that says why it failed. A compiler's own line says more than pip's.
-# Without a network, pip reports a missing package.
+# Prints the line of pip's output that says why it failed. A compiler's own line says more than
+# pip's. Without a network, pip reports a missing package.
 pip_failure() {
     if grep -q 'connection broken by' "$1"; then
         echo "no connection to the Python package index (network, proxy or certificate)"
