@@ -33,7 +33,7 @@ BANNED = {
     r"(?:he|him|his|himself|she|hers?|herself)": "they, or the noun",
     r"(?:take|takes|taking|took|taken)\s+note": "record, remember",
     r"(?:put|puts|putting)\s+down": "record, store",
-    r"(?:take|takes|taking|took|taken)\s+up": "start, add, use",
+    r"(?:take|takes|taking|took|taken)\s+up(?!\s+to\b)": "start, add, use",
     r"reckon\w*": "expect, estimate, count",
     r"so\s+(?:many|long|often)(?!\s+(?:as|that)\b)": "name the parameter",
     r"(?:is|are|was|were)\s+to\s+be": "must be, or say what happens",
@@ -98,6 +98,8 @@ def markdown(source: str) -> Iterator[Text]:
             fenced = not fenced
         row = line.startswith("|")
         item = _LIST_ITEM.match(line)
+        if item and block and line.lstrip()[0].isdigit() and not in_list:
+            item = None  # a number that ends a sentence
         heading = line.startswith("#")
         blank = not line.strip()
         code = after_blank and not in_list and not block and line.startswith("    ")
@@ -113,7 +115,8 @@ def markdown(source: str) -> Iterator[Text]:
             continue
         if not block:
             start, kind = number, "heading" if heading else "paragraph"
-        block.append(line.lstrip("#").strip() if heading else _LIST_ITEM.sub("", line, count=1))
+        text = line[item.end() :] if item else line
+        block.append(text.lstrip("#").strip() if heading else text)
 
 
 def plain(text: str) -> str:

@@ -116,13 +116,13 @@ def test_long_lines_are_found_outside_code_and_tables() -> None:
 MARKDOWN = """\
 # A heading
 
-A paragraph with `code that is long` and a [link](to/a/page.md),
-on two lines.
+A paragraph with `code that is long` and a [link](to/a/page.md), or
+2. Two lines.
 
     nobody types this
 
 - an item
-  that goes on
+  that goes on, of 30. Or not
 - **another**
 
 | cell | nobody |
@@ -138,8 +138,8 @@ def test_markdown_is_read_without_its_code(tmp_path: Path) -> None:
     page.write_text(MARKDOWN)
     assert [(text.line, text.kind, " ".join(text.text.split())) for text in texts_of(page)] == [
         (1, "heading", "A heading"),
-        (3, "paragraph", "A paragraph with CODE and a link, on two lines."),
-        (8, "paragraph", "an item that goes on"),
+        (3, "paragraph", "A paragraph with CODE and a link, or 2. Two lines."),
+        (8, "paragraph", "an item that goes on, of 30. Or not"),
         (10, "paragraph", "another"),
         (12, "row", "cell nobody"),
         (16, "paragraph", "The end."),
