@@ -230,7 +230,7 @@ def test_all_pages_are_found() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [],
+    [*pages(), *(ROOT / name for name in TEXT_FILES)],
     ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_pages_and_scripts_keep_the_language_rule(path: Path) -> None:
