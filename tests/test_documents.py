@@ -3,7 +3,7 @@
 A fenced block of commands (`sh`; in `console`, the lines after `$ `) is run as a whole, on a farm
 of the test's own and in a small project, when all its commands come to an end by themselves and
 stay on this machine. Of the others each command is checked: the program exists, and knows each
-option. A command of which neither is known fails, so that whoever writes it decides which it is.
+option. Any other command fails the test: its author must decide which of the two it is.
 """
 
 import re
@@ -131,7 +131,7 @@ def check(command: str) -> None:
         if first == "make" and rest and rest[0] in make_targets():
             continue
         name = Path(first).name
-        assert name in OURS, f"nobody knows whether this works: {command}"
+        assert name in OURS, f"no rule says whether this works: {command}"
         program = Path(sys.executable).parent / name
         help_text = subprocess.run(
             [program, "--help"], capture_output=True, text=True, check=True
