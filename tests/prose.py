@@ -134,24 +134,23 @@ def python(source: str) -> Iterator[Text]:
         if token.type == tokenize.COMMENT
     )
     tree = ast.parse(source)
-    docstrings: set[int] = set()
-    parts: set[int] = set()
+    seen: set[int] = set()  # ids of the constants that are parts of other texts
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             docstring = ast.get_docstring(node)
             if docstring is not None:
                 assert isinstance(node.body[0], ast.Expr)
-                docstrings.add(id(node.body[0].value))
+                seen.add(id(node.body[0].value))
                 yield from _paragraphs(node.body[0].lineno, docstring)
         elif isinstance(node, ast.JoinedStr):
-            parts |= {id(value) for value in node.values}
+            seen |= {id(value) for value in node.values}
             text = "".join(
                 str(value.value) if isinstance(value, ast.Constant) else "CODE"
                 for value in node.values
             )
             yield from _string(node.lineno, text)
     for node in ast.walk(tree):
-        if not isinstance(node, ast.Constant) or id(node) in docstrings | parts:
+        if not isinstance(node, ast.Constant) or id(node) in seen:
             continue
         if isinstance(node.value, str):
             yield from _string(node.lineno, node.value)
