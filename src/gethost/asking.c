@@ -10,7 +10,7 @@
  * A server may be stopped and started again while hundreds of gethosts wait for a lease. They ask
  * again for a while, at random moments, so that the new server is not flooded.
  *
- * This file does not know what the command is and where it runs.
+ * This file does not know what the command is, or where it runs.
  */
 #define _GNU_SOURCE
 #include "asking.h"
@@ -23,6 +23,7 @@
 #include "address.h"
 #include "away.h"
 #include "clock.h"
+#include "line.h"
 #include "message.h"
 #include "text.h"
 
@@ -46,9 +47,9 @@ struct question {
     struct lease *lease;      /* the answer goes here, */
     int *jobs;                /* or here; the other one is NULL */
     bool uses_away_notes;
-    bool asks_all_servers; /* also those that are noted as away */
+    bool asks_all_servers;   /* also those that are noted as away */
     bool lost_while_waiting; /* the server went away after it had let us wait */
-    bool is_news; /* a server is away, and no gethost has noticed before */
+    bool is_news;            /* a server is away, and no gethost has noticed before */
 };
 
 /* ---- one server ---- */

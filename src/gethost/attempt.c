@@ -9,10 +9,10 @@
  * and a session of its own. The session also serves to end all of it: distcc does not wait for
  * its preprocessor when it gives up or is ended. The preprocessor has a process group of its own,
  * and would later write a dependency file that gethost has removed. So everything left in the
- * session is killed. An attempt whose files are to be removed or replaced is over only when every
- * process that could write them has closed its stderr.
+ * session is killed. If gethost will remove or replace an attempt's files, the attempt is over
+ * only when every process that could write them has closed its stderr.
  *
- * This file does not know why an attempt is stopped, and which others run.
+ * This file does not know why an attempt is stopped, or which others run.
  */
 #define _GNU_SOURCE
 #include "attempt.h"
@@ -114,8 +114,8 @@ bool attempt_succeeded(const struct attempt *attempt)
     return attempt->has_ended && WIFEXITED(attempt->status) && WEXITSTATUS(attempt->status) == 0;
 }
 
-/* gethost removes the mark before distcc starts. Another distcc that fails meanwhile may leave a
- * new one before this distcc looks for it, which then fails at once.
+/* gethost removes the mark before distcc starts. But another distcc may fail and leave a new mark
+ * before this distcc looks for it. Then this one fails at once.
  *
  * The limit on "at once" is generous: a machine with many gethosts is slow, and a virtual machine
  * may stand still for most of a second. If distcc really failed with the host within that time,

@@ -12,7 +12,7 @@
 struct attempt {
     pid_t process;     /* 0: not started */
     bool is_backup;    /* set before the start */
-    bool leaves_files; /* to be removed or replaced: not over while a process can write them */
+    bool leaves_files; /* gethost removes or replaces its files: see attempt_is_over() */
     struct lease lease;
     int64_t start_ms;
     int64_t kill_ms; /* kill what still runs at this time; -1: it has not been asked to end */

@@ -8,7 +8,7 @@
  * pselect() prevents that too, but not with descriptors above 1023, which a build with many
  * inherited descriptors can have.
  *
- * This file does not know what the child is and what a signal should lead to.
+ * This file does not know what the child is, or what a signal should lead to.
  */
 #define _GNU_SOURCE
 #include "child.h"

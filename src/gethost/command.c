@@ -205,9 +205,9 @@ struct command command_read(char **argv)
 /* distcc's own statuses are 100 to 120. Some of them are about distcc itself, so no host is to
  * blame.
  *
- * From 128 on, a signal ended the compiler. On somebody's desktop that says little about the
- * source, so another host gets the compile. A command that is not distcc may give these statuses
- * another meaning, so they are final. */
+ * From 128 on, a signal ended the compiler. On a desktop that says little about the source, so
+ * another host gets the compile. A command that is not distcc may give these statuses another
+ * meaning, so they are final. */
 enum verdict command_judge(const struct command *command, int status)
 {
     enum {

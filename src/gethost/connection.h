@@ -30,8 +30,8 @@ bool connection_send(struct connection *, const struct line *);
 
 enum received {
     RECEIVED_LINE,
-    RECEIVED_NOTHING, /* no complete line yet, or none before the deadline */
-    RECEIVED_END,     /* the server closed the connection, or it broke */
+    RECEIVED_NOTHING,  /* no complete line yet, or none before the deadline */
+    RECEIVED_END,      /* the server closed the connection, or it broke */
     RECEIVED_NONSENSE, /* a line that is too long, or has a NUL in it */
 };
 

@@ -26,7 +26,7 @@
  *       distcc's messages about a failed host would look like a failed build. The compiler's
  *       messages do not go there. A user who asked for distcc's messages gets them.
  *
- * This file does not know servers and signals.
+ * This file does not know servers or signals.
  */
 #define _GNU_SOURCE
 #include "environment.h"

@@ -5,7 +5,7 @@
  * tells the new server of its lease (`attach`); otherwise the server would grant our slot to
  * another compile. They do so at random moments, so that the new server is not flooded.
  *
- * This file does not know what the command is and where it runs.
+ * This file does not know what the command is, or where it runs.
  */
 #define _GNU_SOURCE
 #include "holding.h"

@@ -1,7 +1,8 @@
 /* The lease while the command runs: what the server says about it, and what the server is told.
  *
- * A holding lasts longer than its connection. If the server goes away, the command goes on, and
- * the lease is attached to the server again once it is back, or to the next of the list.
+ * A holding lasts longer than its connection. If the server goes away, the command goes on. Later
+ * the lease is attached again: to the same server once it is back, or to the next one of the
+ * list.
  */
 #ifndef GETHOST_HOLDING_H
 #define GETHOST_HOLDING_H

@@ -32,23 +32,27 @@
  *   local.c        compiling here, at most as many at once as there are CPUs
  *   away.c         remembering that a server is away
  *   notes.c        the directory for such notes
- *   child.c        signals, exec, and ending as a child or parent
+ *   child.c        signals, exec, and ending by a signal
  *   say.c          messages to the user
  *   descriptors.c  private file descriptors
  *   clock.c        time and deadlines
  *   cpus.c         the CPUs of this machine
  *   text.c         questions about strings
  *
- * Who frees memory: almost nobody. The process is short, and ending frees everything: the words
- * of commands, environments, the text of files. Only what can come again with each new lease is
- * freed:
+ * Memory. The process is short, and its end frees everything: the words of commands, environments,
+ * the contents of files. Only what would pile up with each new lease is freed before:
  *
- *   attempt.text  Moves to outcome.text if the attempt counts. Otherwise run.c frees it.
- *   outcome.text  Belongs to the caller of run_with_lease(), who frees it before the next lease.
- *   holding       Freed by the last call: holding_done(), holding_failed() or holding_end().
+ *   attempt.text  Becomes outcome.text if the attempt counts. Otherwise run.c frees it.
+ *   outcome.text  The caller of run_with_lease() owns it, and frees it before the next lease.
+ *   holding       Its last call frees it: holding_done(), holding_failed() or holding_end().
  *
  * This file does not know the protocol, distcc's variables, or signals.
  */
+#define _GNU_SOURCE
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
 #include "asking.h"
 #include "away.h"
 #include "child.h"
@@ -63,10 +67,6 @@
 #include "request.h"
 #include "run.h"
 #include "say.h"
-
-#include <stdio.h>
-#include <stdlib.h>
-#include <unistd.h>
 
 enum {
     /* A third host in a row that fails is rare; by then, compiling here is faster. */

@@ -1,7 +1,7 @@
 /* The directory in which the gethosts of one user leave notes for each other.
  *
- * A note is a file. gethost obeys notes, so nobody else may be able to write to the directory. In
- * /tmp anyone could have created one by that name, so owner and mode are checked.
+ * A note is a file. gethost trusts notes, so no other user may be able to write to the directory.
+ * In /tmp any user could have created one by that name, so its owner and mode are checked.
  *
  * This file does not know which notes there are.
  */
@@ -17,7 +17,7 @@
 #include "array.h"
 #include "descriptors.h"
 
-/* -1 unless it is a directory that this user owns and nobody else can write to. */
+/* -1 unless it is a directory that this user owns and no other user can write to. */
 static int open_private_directory(const char *path, bool create)
 {
     if (create)

@@ -1,6 +1,6 @@
 /* What gethost asks host-server for: its words in a line. See request.h.
  *
- * This file does not know servers and connections.
+ * This file does not know servers or connections.
  */
 #define _GNU_SOURCE
 #include "request.h"

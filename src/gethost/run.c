@@ -11,7 +11,7 @@
  * child, and ends by the same signal. A signal from the terminal goes to the whole process group
  * and reaches the child without gethost.
  *
- * This file does not know what the command does, and how the server puts things.
+ * This file does not know what the command does, or the protocol.
  */
 #define _GNU_SOURCE
 #include "run.h"
@@ -40,7 +40,7 @@ struct run {
     struct attempt first, backup;
     struct backup_files files;
     bool backup_was_stopped;
-    bool backup_hit_backoff; /* that happened once already, which is not the host's fault */
+    bool backup_hit_backoff; /* one did; if the next one does too, its host is at fault */
     bool backup_counts;      /* it succeeded, and the first attempt has been asked to end */
     bool was_revoked;
     char reason[REASON_SIZE]; /* of the revocation */
@@ -61,7 +61,8 @@ static bool first_goes_on(const struct run *run)
     return attempt_is_running(&run->first) && run->first.kill_ms < 0;
 }
 
-static bool can_start_backup(struct run *run, const struct lease *lease)
+/* False if it cannot be started. */
+static bool launch_backup(struct run *run, const struct lease *lease)
 {
     char **argv = backup_command(run->argv, &run->command->outputs, &run->files);
     run->backup = NO_ATTEMPT;
@@ -74,10 +75,12 @@ static bool can_start_backup(struct run *run, const struct lease *lease)
 static void start_backup(struct run *run)
 {
     const struct lease *lease = holding_backup(run->holding);
+    if (!lease)
+        return;
     bool is_useful = first_goes_on(run) && !run->first.text_overflowed;
     if (is_useful && run->backup.process && run->backup_was_stopped)
         return; /* end_backup() starts this one when the one before is over */
-    if (is_useful && !run->backup.process && can_start_backup(run, lease)) {
+    if (is_useful && !run->backup.process && launch_backup(run, lease)) {
         say_verbosely("backup %s: %s (%s port %d, %d slots)", lease->id, lease->host,
                       lease->address, lease->port, lease->slots);
         return;
@@ -222,7 +225,7 @@ _Noreturn static void cannot_start(const char *program)
     _exit(126);
 }
 
-/* Until no attempt is left. */
+/* Returns when all attempts are over. */
 static void watch_attempts(struct run *run)
 {
     for (;;) {
