@@ -19,7 +19,7 @@ COMMENT_OR_STRING = re.compile(r"/\*.*?\*/|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\
 INCLUDE = re.compile(r'^#include "([^"]+)\.h"$', re.MULTILINE)
 DIRECTIVE = re.compile(r"^#.*?(?<!\\)$", re.MULTILINE | re.DOTALL)
 CALL = re.compile(r"\b([A-Za-z_]\w*)\s*\(")
-LISTED = re.compile(r"^ \*   (\w+)\.c  ", re.MULTILINE)
+LISTED = re.compile(r"^ \*   - (\w+)\.c: ", re.MULTILINE)
 
 
 def code_of(text: str) -> str:
@@ -136,9 +136,9 @@ def test_gethost_has_no_circle_and_no_long_file() -> None:
 
 MAIN = """/* The files:
  *
- *   main.c  the story
- *   one.c   the first
- *   two.c   the second
+ *   - main.c: the story
+ *   - one.c: the first
+ *   - two.c: the second
  */
 #include "one.h"
 int main(void) { return one("two()", 2); /* two() */ }

@@ -117,7 +117,7 @@ bool attempt_succeeded(const struct attempt *attempt)
 /* gethost removes the mark before distcc starts. But another distcc may fail and leave a new mark
  * before this distcc looks for it. Then this one fails at once.
  *
- * The limit on "at once" is generous: a machine with many gethosts is slow, and a virtual machine
+ * The limit on "at once" is generous. A machine with many gethosts is slow, and a virtual machine
  * may stand still for most of a second. If distcc really failed with the host within that time,
  * this costs one more attempt. A limit that is too short would blame a working host. */
 bool attempt_hit_backoff(const struct attempt *attempt)

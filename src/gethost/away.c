@@ -61,8 +61,8 @@ static void close_marker(const struct marker *marker)
 
 /* Seconds since the marker was written; -1 if there is none.
  *
- * A time stamp far in the future counts as forgotten. One slightly in the future counts as new:
- * the file system's clock may be a moment ahead of time(), and correcting a clock may set it
+ * A time stamp far in the future counts as forgotten. One slightly in the future counts as new.
+ * The file system's clock may be a moment ahead of time(), and correcting a clock may set it
  * back. */
 static long marker_age_s(const struct marker *marker)
 {

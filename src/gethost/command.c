@@ -3,7 +3,7 @@
  *
  * A link or a `-E` must not wait for a host that it will not use. So gethost has to know what
  * distcc will decide. The rules here are those of distcc 3.4, odd ones included, and tests
- * compare them with the real distcc. A mistake does little harm: a compile taken for a link runs
+ * compare them with the real distcc. A mistake does little harm. A compile taken for a link runs
  * here, and a link taken for a compile holds a slot without using it.
  *
  * A command that is not distcc (a wrapper script, `ccache distcc gcc`, `sh -c`) is not analysed:

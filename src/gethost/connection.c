@@ -24,7 +24,7 @@
 /* ---- connecting ---- */
 
 /* Make the kernel notice within 15 s that the server's machine or its network is gone. An idle
- * connection then costs one packet every 8 s. src/compilefarm/dead_peer.py has the same
+ * connection then costs one packet every 8 s. src/compilefarm/programs/dead_peer.py has the same
  * settings. */
 static void notice_dead_peer(int fd)
 {

@@ -179,7 +179,7 @@ bool environment_has_backoff(const struct lease *lease)
     return path_of_backoff(path, sizeof path, lease) && access(path, F_OK) == 0;
 }
 
-/* host-server has just granted the host, and knows better: the mark may be about something else,
+/* host-server has just granted the host, and knows better. The mark may be about something else,
  * such as a compiler that the host does not have. */
 void environment_remove_backoff(const struct lease *lease)
 {

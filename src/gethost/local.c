@@ -5,19 +5,19 @@
  * locks would limit them poorly: each user and DISTCC_DIR has its own set, and a waiting distcc
  * looks again 50 times a second.
  *
- * So on a machine with N CPUs there are N locks: bytes 1 to N of one file. A process that takes one
- * of them becomes the compile. Such a lock belongs to the process, not to the descriptor: it
+ * So on a machine with N CPUs there are N locks: bytes 1 to N of one file. A process that takes
+ * one of them becomes the compile. Such a lock belongs to the process, not to the descriptor. It
  * survives execve(), no child inherits it, and the kernel releases it however the process ends.
  *
  * A process cannot wait for "any of N locks". So if all are taken, gethosts queue for one more
  * lock, of which each user has one. Only the head of the queue tries the N locks. When a compile
- * ends, the kernel closes its descriptor of the file, and inotify wakes the heads. Without inotify,
- * a head tries again every few milliseconds.
+ * ends, the kernel closes its descriptor of the file, and inotify wakes the heads. Without
+ * inotify, a head tries again every few milliseconds.
  *
  * Rejected: a System V semaphore with SEM_UNDO. It does all this in one call, but any user of the
- * machine could set it to 0 for good. With these locks, another user can at worst hold all of them.
- * Then one of our compiles goes ahead every minute. The queue's file is in a directory that only
- * this user can write to.
+ * machine could set it to 0 for good. With these locks, another user can at worst hold all of
+ * them. Then one of our compiles goes ahead every minute. The queue's file is in a directory that
+ * only this user can write to.
  *
  * This file does not know servers, distcc, or why the compile runs here.
  */

@@ -12,39 +12,40 @@
  *
  * The files, each of which uses only files further down:
  *
- *   main.c         the story: ask, run, ask again, compile here
- *   options.c      gethost's own options
- *   run.c          the command while its lease lasts: server, signals, attempts
- *   backup.c       the files of a second run of the same compile
- *   attempt.c      one run of the command: a child, its stderr, its end
- *   holding.c      the lease while the command runs
- *   asking.c       asking servers for a lease
- *   message.c      a line from a server, taken apart and checked
- *   request.c      what to ask for
- *   connection.c   a TCP connection that carries lines
- *   line.c         a line to a server
- *   address.c      from the list of servers to socket addresses
- *   environment.c  what distcc is told
- *   command.c      what distcc would do with the command
- *   outputs.c      the files that a compile writes
- *   words.c        the words of a command line
- *   program.c      looking up programs
- *   local.c        compiling here, at most as many at once as there are CPUs
- *   away.c         remembering that a server is away
- *   notes.c        the directory for such notes
- *   child.c        signals, exec, and ending by a signal
- *   say.c          messages to the user
- *   descriptors.c  private file descriptors
- *   clock.c        time and deadlines
- *   cpus.c         the CPUs of this machine
- *   text.c         questions about strings
+ *   - main.c: the story (ask, run, ask again, compile here)
+ *   - options.c: gethost's own options
+ *   - run.c: the command while its lease lasts
+ *   - backup.c: the files of a second run of the same compile
+ *   - attempt.c: one run of the command, as a child
+ *   - holding.c: the lease while the command runs
+ *   - asking.c: asking servers for a lease
+ *   - message.c: a line from a server, taken apart and checked
+ *   - request.c: what to ask for
+ *   - connection.c: a TCP connection that carries lines
+ *   - line.c: a line to a server
+ *   - address.c: from the list of servers to socket addresses
+ *   - environment.c: what distcc is told
+ *   - command.c: what distcc would do with the command
+ *   - outputs.c: the files that a compile writes
+ *   - words.c: the words of a command line
+ *   - program.c: looking up programs
+ *   - local.c: compiling here, at most as many at once as there are CPUs
+ *   - away.c: remembering that a server is away
+ *   - notes.c: the directory for such notes
+ *   - child.c: signals, exec, and ending by a signal
+ *   - say.c: messages to the user
+ *   - descriptors.c: private file descriptors
+ *   - clock.c: time and deadlines
+ *   - cpus.c: the CPUs of this machine
+ *   - text.c: questions about strings
  *
- * Memory. The process is short, and its end frees everything: the words of commands, environments,
- * the contents of files. Only what would pile up with each new lease is freed before:
+ * Memory. The process is short, and its end frees everything: the words of commands,
+ * environments, the contents of files. Only these are freed earlier, because they would pile up
+ * with each new lease:
  *
- *   attempt.text  Becomes outcome.text if the attempt counts. Otherwise run.c frees it.
- *   outcome.text  The caller of run_with_lease() owns it, and frees it before the next lease.
- *   holding       Its last call frees it: holding_done(), holding_failed() or holding_end().
+ *   - attempt.text: becomes outcome.text if the attempt counts. Otherwise run.c frees it.
+ *   - outcome.text: the caller of run_with_lease() owns it, and frees it before the next lease.
+ *   - holding: its last call frees it: holding_done(), holding_failed() or holding_end().
  *
  * This file does not know the protocol, distcc's variables, or signals.
  */

@@ -1,8 +1,9 @@
 /* A line that came from host-server, taken apart and checked.
  *
  * What comes from the network is foreign text. It ends up on a terminal and in an environment
- * variable that distcc obeys, so it is checked, here and nowhere else: an address is numeric, a
- * port and a number of slots are in their ranges, and a reason has no control characters.
+ * variable that distcc obeys. So it is checked, here and nowhere else. An address must be
+ * numeric, and a port and a number of slots in their ranges. A reason loses its control
+ * characters.
  *
  * This file does not know connections, or what a message leads to.
  */
