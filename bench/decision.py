@@ -138,7 +138,7 @@ class _Work:
             directory="/home/user/project",
             source=f"source{number % 400}.c",
             compiler="gcc",
-            backup=True,  # as gethost says of most compiles
+            can_back_up=True,  # as gethost says of most compiles
         )
         self._running.append(number)
         self._farm.handle(RequestArrived(request), self._now)

@@ -77,7 +77,7 @@ class Farmyard:
 
     def end_by_backup(self, number: int, outcome: Outcome = DONE) -> None:
         del self.leases[number]
-        self.play(RequestEnded(number, outcome, self.backups.pop(number).backup))
+        self.play(RequestEnded(number, outcome, self.backups.pop(number).attempt))
 
     def until(self, at: float) -> None:
         """Let time pass, ringing at every deadline; a deadline that does not move is an error."""

@@ -27,7 +27,6 @@ TOO_LONG = (
     "src/compilefarm/server/connections.py",
     "src/compilefarm/server/main.py",
     "src/compilefarm/simulate/main.py",
-    "src/gethost/server.c",
     "tests/test_farm.py",
     "tests/test_farm_properties.py",
     "tests/test_gethost.py",

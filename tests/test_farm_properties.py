@@ -127,7 +127,7 @@ class EagerPolicy(TierPolicy):
 
     def next_backup(self, now: float) -> tuple[Lease, Host] | None:
         for lease in self.leases.values():
-            if lease.request.backup and lease.id not in self.backups:
+            if lease.request.can_back_up and lease.id not in self.backups:
                 for host in self.known.values():
                     usable = host.up and host.free and host.tier is not None
                     if usable and host is not lease.host and lease.request.may_use(host):
@@ -204,7 +204,7 @@ class FarmMachine(RuleBasedStateMachine):
                     assert not request.type or request.type in lease.host.types
                     assert lease.slot < lease.host.slots
                     self.leased[lease.id] = lease.host.name
-                case Wait(number):
+                case Wait(number, _):
                     assert number in self.farm.waiting, "told to wait, and does not"
                 case Refuse(number, reason):
                     assert reason
@@ -217,13 +217,13 @@ class FarmMachine(RuleBasedStateMachine):
                     self.answered.add(number)
                 case BackUp(lease):
                     assert lease.id not in self.backups, "a second backup"
-                    assert lease.request.backup, "a backup for one who cannot run it"
+                    assert lease.request.can_back_up, "a backup for one who cannot run it"
                     assert lease.request.may_use(lease.host)
                     assert lease.host.name != self.leased[lease.id], "both attempts on one host"
-                    self.backups[lease.id] = (lease.host.name, lease.backup)
+                    self.backups[lease.id] = (lease.host.name, lease.attempt)
                 case DropBackup(lease, reason):
                     assert reason
-                    assert self.backups.pop(lease.id) == (lease.host.name, lease.backup)
+                    assert self.backups.pop(lease.id) == (lease.host.name, lease.attempt)
                 case Probe(name, _, _):
                     self.probes.append(name)
                 case DrainEnded(name, _, _):
@@ -342,7 +342,7 @@ class FarmMachine(RuleBasedStateMachine):
                 compiler=compiler,
                 avoid=avoid,
                 wait_s=wait_s,
-                backup=backup,
+                can_back_up=backup,
             )
             self.waiting[request.id] = request
             self.play(RequestArrived(request))
@@ -407,7 +407,7 @@ class FarmMachine(RuleBasedStateMachine):
             self.leased
         )
         assert {
-            number: (backup.host.name, backup.backup)
+            number: (backup.host.name, backup.attempt)
             for number, backup in self.farm.backups.items()
         } == self.backups
 
@@ -489,7 +489,7 @@ class EagerMachine(FarmMachine):
     def compile(self, count: int) -> None:
         for _ in range(count):
             self.last_id += 1
-            request = self.waiting[self.last_id] = Request(self.last_id, "ada", backup=True)
+            request = self.waiting[self.last_id] = Request(self.last_id, "ada", can_back_up=True)
             self.play(RequestArrived(request))
 
 

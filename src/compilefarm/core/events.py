@@ -119,21 +119,21 @@ class LeaseAttached(NamedTuple):
 
 
 class RequestEnded(NamedTuple):
-    """A client told how its compile ended, or its connection is gone.
+    """A client reported how its compile ended, or its connection is gone.
 
-    `backup`: it was done under that backup, and not under the lease.
+    `attempt` is the attempt that ended: 0 for the first, else the backup's number.
     """
 
     id: int
     outcome: Outcome
-    backup: int = 0
+    attempt: int = 0
 
 
 class BackupEnded(NamedTuple):
     """A client has ended a backup without a result; the first attempt goes on."""
 
     id: int
-    backup: int
+    attempt: int
     outcome: Outcome
 
 
@@ -167,9 +167,10 @@ class Grant(NamedTuple):
 
 
 class Wait(NamedTuple):
-    """Tell a client that it waits."""
+    """Tell a client that it waits, behind about `ahead` other requests."""
 
     id: int
+    ahead: int
 
 
 class Refuse(NamedTuple):

@@ -56,7 +56,7 @@ def offer_slots(host: Host) -> None:
             host.set_strays(slots - len(host.leases))
 
 
-def standing_of_facts(host: Host) -> tuple[State, str]:
+def state_of(host: Host) -> tuple[State, str]:
     """Return a host's state, and the reason for it where it is not simply up."""
     if host.drain_until is not None:
         return State.DRAINING, "leaves when its last compile has ended"

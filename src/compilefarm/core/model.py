@@ -205,7 +205,7 @@ class Request:
     """A compile that wants a slot: who asks, for what, and where it must not go.
 
     `wait_s` is how long it may wait (None: no limit). `returning`: it waited at a server that went
-    away meanwhile. `backup`: its client can run a backup. `arrived` and `id` are the farm's.
+    away meanwhile. `can_back_up`: its client can run a backup. `arrived` and `id` are the farm's.
     """
 
     id: int
@@ -219,7 +219,7 @@ class Request:
     avoid: frozenset[str] = frozenset()
     wait_s: float | None = None
     returning: bool = False
-    backup: bool = False
+    can_back_up: bool = False
     arrived: float = 0.0
 
     @property
@@ -245,8 +245,8 @@ class Request:
 class Lease:
     """A slot in use by one compile. Its id is its request's.
 
-    `backup` is 0 for a compile's first attempt, and a number of its own for each backup: a compile
-    has at most one at a time, on another host.
+    `attempt` is 0 for a compile's first attempt, and a number of its own for each backup. A compile
+    has at most one backup at a time, on another host.
     """
 
     request: Request
@@ -255,7 +255,7 @@ class Lease:
     granted: float
     # Its host's owner came meanwhile, so that its time tells nothing of the file nor of the host.
     disturbed: bool = False
-    backup: int = 0
+    attempt: int = 0
     last_backup: Lease | None = None  # of a first attempt: the one that was dropped last
 
     @property
@@ -263,14 +263,27 @@ class Lease:
         """The lease's id, which is its request's."""
         return self.request.id
 
+    @property
+    def is_backup(self) -> bool:
+        """Whether this is a backup's lease, and not a first attempt's."""
+        return self.attempt != 0
+
+
+class Ending(Enum):
+    """Why an attempt at a compile ended."""
+
+    BY_ITSELF = "by itself"  # it was done or failed, or its connection closed
+    OVERTAKEN = "overtaken"  # a first attempt, whose backup was done before it
+    GIVEN_UP = "given up"  # a backup, which its client ended
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a lease ended, as the client told.
+    """How a lease ended, as the client reported.
 
-    `exit` is the exit status; None where the connection closed with no word. `failed` says that
-    the host did not do its work, `wall_s` and `cpu_s` are the compile's time and the builder's CPU
-    time.
+    `exit` is the exit status; None where the connection closed without a message. `failed` says
+    that the host did not do its work. `wall_s` is the time of the compile, and `cpu_s` the CPU time
+    of the builder.
     """
 
     exit: int | None = None
@@ -278,9 +291,4 @@ class Outcome:
     wall_s: float | None = None
     cpu_s: float | None = None
     reason: str = ""
-
-
-# How a first attempt ended whose backup was done before it.
-OVERTAKEN = Outcome(reason="its backup was done first")
-# How a backup ended that its client gave up by itself.
-GIVEN_UP = Outcome(reason="the client gave it up")
+    ending: Ending = Ending.BY_ITSELF

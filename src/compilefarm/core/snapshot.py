@@ -16,7 +16,7 @@ from typing import Any
 
 from compilefarm.core.farm.farm import Farm
 from compilefarm.core.model import Host, Request
-from compilefarm.core.placement.policy import Standing
+from compilefarm.core.placement.policy import HostUse
 
 Snapshot = dict[str, Any]
 Pieces = Generator[None, None, Snapshot]
@@ -89,9 +89,9 @@ def _request(farm: Farm, request: Request) -> dict[str, Any]:
     }
 
 
-def _reason(host: Host, standing: Standing) -> str:
+def _reason(host: Host, use: HostUse) -> str:
     """Return why a host, or a part of it, is not in use as it was declared."""
-    reasons = [host.reason or standing.reason]
+    reasons = [host.reason or use.reason]
     if host.strays and host.settles_at is not None:
         reasons.append("it has returned, and its leases may not all be back yet")
     elif host.strays:
@@ -99,17 +99,17 @@ def _reason(host: Host, standing: Standing) -> str:
     return "; ".join(filter(None, reasons))
 
 
-def _slots_free(host: Host, standing: Standing) -> int:
+def _slots_free(host: Host, use: HostUse) -> int:
     """Return how many free slots of a host that is in use a compile could have now."""
-    if standing.slots is None:
+    if use.slots is None:
         return len(host.free)
-    return min(len(host.free), max(0, standing.slots - host.in_use))
+    return min(len(host.free), max(0, use.slots - host.in_use))
 
 
 def _host(farm: Farm, host: Host) -> dict[str, Any]:
-    standing = farm.policy.standing(host)
+    use = farm.policy.use_of(host)
     load = host.load
-    usable = host.up and standing.tier is not None
+    usable = host.up and use.tier is not None
     return {
         "name": host.name,
         "address": host.address,
@@ -118,14 +118,14 @@ def _host(farm: Farm, host: Host) -> dict[str, Any]:
         "slots": host.slots,
         "slots_in_use": host.in_use,
         "strays": host.strays,
-        "slots_free": _slots_free(host, standing) if usable else 0,
+        "slots_free": _slots_free(host, use) if usable else 0,
         "power_index": host.power_index,
         "types": sorted(host.types),
         "compilers": sorted(host.compilers),
         "lacks": sorted(host.lacks),
         "state": "busy" if host.up and not usable else host.state.value,
-        "tier": standing.tier,
-        "reason": _reason(host, standing),
+        "tier": use.tier,
+        "reason": _reason(host, use),
         "mode": host.mode.value,
         "owner_present_s": None
         if host.owner_since is None
@@ -152,7 +152,7 @@ def _host(farm: Farm, host: Host) -> dict[str, Any]:
                 "user": lease.request.user,
                 "builder": lease.request.builder,
                 "source": lease.request.source,
-                "backup": bool(lease.backup),
+                "backup": lease.is_backup,
                 "running_s": round(farm.now - lease.granted, 3),
             }
             for lease in sorted(host.leases.values(), key=lambda lease: lease.slot)

@@ -7,7 +7,7 @@ were rejected: each idle connection would cost a packet and wake us up.
 
 On Linux, accepted sockets inherit these options from the listening socket, so the server needs no
 system call per connection. Other systems may lack an option; then a dead peer is noticed later.
-gethost has the same options in C (src/gethost).
+gethost has the same options in C (src/gethost/connection.c).
 """
 
 from __future__ import annotations

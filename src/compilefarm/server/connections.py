@@ -30,7 +30,7 @@ from compilefarm.core.events import (
     WatcherEnded,
 )
 from compilefarm.core.farm.farm import Farm
-from compilefarm.core.model import GIVEN_UP, Lease, Load, Outcome, Request
+from compilefarm.core.model import Ending, Lease, Load, Outcome, Request
 from compilefarm.protocol.address import host_name, split_host
 from compilefarm.protocol.declaration import Declaration, Mode
 from compilefarm.protocol.hosts_info import POWER_INDEX_LIMIT, SLOTS_LIMIT
@@ -78,6 +78,8 @@ class Server(Protocol):
 
     def new_request_id(self) -> int: ...
 
+    def new_watcher_id(self) -> int: ...
+
     async def address_of(
         self, host: str, port: int, sender: str, sent_to: str, proven: bool
     ) -> str:
@@ -91,6 +93,9 @@ class Server(Protocol):
 
     def refused(self, sender: str, what: str) -> None:
         """Log that a sender was refused, once per sender and minute."""
+
+
+_GIVEN_UP = Outcome(reason="the client gave it up", ending=Ending.GIVEN_UP)
 
 
 class LineConnection(asyncio.Protocol):
@@ -283,7 +288,7 @@ class RequestConnection(LineConnection):
             return
         if not backup:
             raise WireError("dropped needs id=, the id of a backup")
-        outcome = _outcome(message) if message.verb == "failed" else GIVEN_UP
+        outcome = _outcome(message) if message.verb == "failed" else _GIVEN_UP
         self._server.happen(BackupEnded(self._id, backup, outcome))
 
     def _backup_of(self, lease_id: str) -> int:
@@ -300,7 +305,7 @@ class RequestConnection(LineConnection):
         if self._waits:
             self._waits_no_more()
         host = lease.host
-        verb = "backup" if lease.backup else "lease"
+        verb = "backup" if lease.is_backup else "lease"
         # The one line of every compile: `format_line` takes four times as long for it.
         self._write(
             f"{verb} id={self._lease_id(lease)} host={encoded(host.name)} address={address}"
@@ -313,7 +318,7 @@ class RequestConnection(LineConnection):
 
     def _lease_id(self, lease: Lease) -> str:
         first = f"{self._server.life}-{self._id}"
-        return f"{first}.{lease.backup}" if lease.backup else first
+        return f"{first}.{lease.attempt}" if lease.is_backup else first
 
     def ended(self) -> None:
         """See `LineConnection`."""
@@ -351,7 +356,7 @@ class RequestConnection(LineConnection):
         self._server.requests[self._id] = heir
         heir._id, self._id = self._id, 0
         if backup is not None:
-            self._server.happen(BackupEnded(heir._id, backup.backup, GIVEN_UP))
+            self._server.happen(BackupEnded(heir._id, backup.attempt, _GIVEN_UP))
         self._transport.abort()
 
     def _request(self, message: Message) -> Request:
@@ -372,7 +377,7 @@ class RequestConnection(LineConnection):
             message.items("avoid"),
             message.optional_number("wait_s", high=DAY_S),
             returning=_is_yes(message, "returning"),
-            backup=_is_yes(message, "backup"),
+            can_back_up=_is_yes(message, "backup"),
         )
 
     def _end(self, outcome: Outcome, backup: int = 0) -> None:
@@ -481,6 +486,7 @@ class StatusConnection(HostConnection):
 
     def __init__(self, server: Server) -> None:
         super().__init__(server)
+        self._watcher_id = server.new_watcher_id()
         self._watched: dict[tuple[str, int], tuple[str, str]] = {}  # name and address
 
     def act(self, message: Message) -> Coroutine[Any, Any, None] | None:
@@ -539,7 +545,9 @@ class StatusConnection(HostConnection):
                 raise WireError("too many hosts on one connection")
             address = await self.address_of(host, port)
         self._server.happen(
-            OwnerReported(host, port, address, id(self), since_s if present else None, revoke)
+            OwnerReported(
+                host, port, address, self._watcher_id, since_s if present else None, revoke
+            )
         )
         known = self._server.farm.find(host, port)
         assert known is not None, "a host that is watched is known"
@@ -549,7 +557,7 @@ class StatusConnection(HostConnection):
     def ended(self) -> None:
         """See `LineConnection`."""
         for name, _ in self._watched.values():
-            self._server.happen(WatcherEnded(name, id(self)))
+            self._server.happen(WatcherEnded(name, self._watcher_id))
 
 
 class MonitorConnection(asyncio.Protocol):

@@ -130,6 +130,7 @@ class HostServer:
         self._started = self._loop.time()
         self.life = secrets.token_hex(4)
         self._request_id = 0
+        self._watcher_id = 0
         self._timer: asyncio.Handle | None = None
         self._timer_due = math.inf
         self._drains: dict[str, list[asyncio.Future[DrainEnded]]] = {}
@@ -159,6 +160,11 @@ class HostServer:
         """Return a number not used before."""
         self._request_id += 1
         return self._request_id
+
+    def new_watcher_id(self) -> int:
+        """Return a number for a connection that watches hosts, not used before."""
+        self._watcher_id += 1
+        return self._watcher_id
 
     def happen(self, event: Event) -> None:
         """Hand an event to the farm and perform the effects."""
@@ -224,8 +230,7 @@ class HostServer:
         connection.grant(lease, address)
 
     def _wait(self, effect: Wait) -> None:
-        request = self.farm.waiting[effect.id]
-        self.requests[effect.id].wait(self.farm.policy.ahead(request))
+        self.requests[effect.id].wait(effect.ahead)
 
     def _refuse(self, effect: Refuse) -> None:
         self.requests.pop(effect.id).send_last("refused", reason=effect.reason)
@@ -296,8 +301,8 @@ class HostServer:
                 log.warning("refused others, too: %d times", left_out)
             if now >= next_sign:
                 next_sign = now + SIGN_OF_LIFE_S
-                for request in list(self.farm.waiting.values()):
-                    self.requests[request.id].wait(self.farm.policy.ahead(request))
+                for number in list(self.farm.waiting):
+                    self.requests[number].wait(self.farm.ahead(number))
 
     # -- hosts-info
 

@@ -321,7 +321,7 @@ class Simulation:
                     builder=f"{build.user}'s builder",
                     directory=build.directory,
                     source=file.source,
-                    backup=True,
+                    can_back_up=True,
                 )
             )
         )
@@ -338,7 +338,7 @@ class Simulation:
             if attempt is not lease:
                 self._give_up(attempt)
         outcome = Outcome(exit=0, wall_s=max(1e-6, self.now - lease.granted), cpu_s=0.0)
-        self._handle(RequestEnded(lease.id, outcome, lease.backup))
+        self._handle(RequestEnded(lease.id, outcome, lease.attempt))
         self._one_less(builder)
 
     def _start(self, lease: Lease) -> None:

@@ -14,7 +14,7 @@ What the books promise (`Farm.check` asserts it):
   - A request waits, or has a lease, or is unknown; it has had one answer at most.
   - No lease is granted on a host that is not up.
 
-How a host stands follows from facts, in one place (`standing.py`).
+How a host stands follows from facts, in one place (`host_state.py`).
 
 Losing a host takes two steps, so that a load reporter may be restarted without harm: at once it
 gets no new leases; if it is not back after `LOST_AFTER_S`, its leases are revoked, and the
@@ -75,8 +75,8 @@ from compilefarm.core.events import (
     Wait,
     WatcherEnded,
 )
-from compilefarm.core.host_state import offer_slots, standing_of_facts, take_declarations
-from compilefarm.core.model import OVERTAKEN, Availability, Host, Lease, Outcome, Request, State
+from compilefarm.core.host_state import offer_slots, state_of, take_declarations
+from compilefarm.core.model import Availability, Ending, Host, Lease, Outcome, Request, State
 from compilefarm.core.placement.policy import Policy
 from compilefarm.core.timers import Timers
 from compilefarm.protocol.address import host_name
@@ -121,6 +121,8 @@ SETTLE_S = 2.0
 # Stragglers do not have everybody wait for more stragglers.
 SETTLE_AGAIN_S = 30.0
 REMOVED_LIMIT = 10_000
+
+_OVERTAKEN = Outcome(reason="its backup was done first", ending=Ending.OVERTAKEN)
 
 TIMERS_OF_A_HOST = (
     "silent", "lost", "drain", "probation", "watch", "lacks", "unwatched", "settle",
@@ -181,7 +183,7 @@ class Farm:
         self.now = max(now, self.now)
         effects = self._effects = []
         self._choice_narrowed = False
-        self.policy.time_comes(self.now)
+        self.policy.advance(self.now)
         self._handlers[type(event)](event)
         self._ring()
         if self.waiting:
@@ -190,7 +192,11 @@ class Farm:
                 self._refuse_hopeless()
             if type(event) is RequestArrived and event.request.id in self.waiting:
                 self._still_waiting(event.request)
-            effects += [Wait(number) for number in self._to_tell if number in self.waiting]
+            effects += [
+                Wait(number, self.ahead(number))
+                for number in self._to_tell
+                if number in self.waiting
+            ]
         self._to_tell.clear()
         self._back_up()
         return effects
@@ -227,6 +233,10 @@ class Farm:
         removed = self.removed.get(name)
         return None if removed is None else Availability(removed, "", False)
 
+    def ahead(self, id: int) -> int:
+        """Return about how many requests are served before a waiting one."""
+        return self.policy.ahead(self.waiting[id])
+
     def jobs_worth_using(self, user: str, cpus: int) -> int:
         """Return the -j worth using for a user whose builder has so many CPUs.
 
@@ -257,17 +267,17 @@ class Farm:
                 assert host.strays <= reported, f"{name}: strays that nobody reported"
             else:
                 assert self.now <= host.settles_at, f"{name} settles for too long"
-            assert (host.state, host.reason) == standing_of_facts(host), f"{name}: state"
+            assert (host.state, host.reason) == state_of(host), f"{name}: state"
             assert all(lease.id == number for number, lease in host.leases.items())
             on_hosts += host.leases.values()
         leases = [*self.leases.values(), *self.backups.values()]
         assert sorted(map(id, on_hosts)) == sorted(map(id, leases)), "hosts' leases are not ours"
         for number, lease in self.leases.items():
             assert lease.id == number
-            assert not lease.backup
+            assert not lease.is_backup
         for number, backup in self.backups.items():
             assert backup.id == number
-            assert backup.backup
+            assert backup.is_backup
             assert backup.host is not self.leases[number].host, "both attempts on one host"
 
     # -- hosts come, report, and go
@@ -475,18 +485,18 @@ class Farm:
     def _settle(self, host: Host, reason: str = "") -> None:
         """Bring a host's state in line with the facts, and tell the policy to read it anew."""
         before = (host.state, host.tier)
-        host.state, host.reason = standing_of_facts(host)
+        host.state, host.reason = state_of(host)
         if reason and host.state is State.AWAY:
             host.reason = reason
         self.policy.host_changed(host, self.now)
-        standing = self.policy.standing(host)
-        host.tier = standing.tier
+        use = self.policy.use_of(host)
+        host.tier = use.tier
         if (host.state, host.tier) == before:
             return
         if host.tier is None and before[1] is not None:
             self._choice_narrowed = True
         if host.state is not before[0] or host.up:
-            why = host.reason or standing.reason
+            why = host.reason or use.reason
             self._effects.append(
                 HostNoted(host.name, f"{host.state.value}{', ' if why else ''}{why}")
             )
@@ -679,7 +689,7 @@ class Farm:
 
     def _revoke_leases(self, host: Host, reason: str) -> None:
         for lease in list(host.leases.values()):
-            if lease.backup:
+            if lease.is_backup:
                 self._drop_backup(lease, reason)
                 continue
             self.revoked += 1
@@ -773,18 +783,18 @@ class Farm:
         lease = self.leases.get(event.id)
         if lease is not None:
             backup = self.backups.get(event.id)
-            if not event.backup:
+            if not event.attempt:
                 self._end_lease(lease, event.outcome)
-            elif backup is None or backup.backup != event.backup:
+            elif backup is None or backup.attempt != event.attempt:
                 # We took it back while the client told us that it was done.
-                self._end_lease(lease, OVERTAKEN)
+                self._end_lease(lease, _OVERTAKEN)
                 last = lease.last_backup
-                if last is not None and last.backup == event.backup:
+                if last is not None and last.attempt == event.attempt:
                     self._effects.append(LeaseEnded(last, event.outcome, self.now))
             else:
                 self.overtaken += 1
                 del self.backups[event.id]
-                self._end_lease(lease, OVERTAKEN)
+                self._end_lease(lease, _OVERTAKEN)
                 self._end_backup(backup, event.outcome)
             return
         request = self.waiting.get(event.id)
@@ -847,7 +857,7 @@ class Farm:
             if before is not None:
                 self._drop_backup(before, "a faster slot is free")
             self.backed_up += 1
-            backup = Lease(lease.request, host, host.take_slot(), self.now, backup=self.backed_up)
+            backup = Lease(lease.request, host, host.take_slot(), self.now, attempt=self.backed_up)
             self.backups[lease.id] = backup
             self._take_up(backup)
             self.policy.backup_began(backup, self.now)
@@ -872,7 +882,7 @@ class Farm:
 
     def _backup_ended(self, event: BackupEnded) -> None:
         backup = self.backups.get(event.id)
-        if backup is not None and backup.backup == event.backup:
+        if backup is not None and backup.attempt == event.attempt:
             del self.backups[event.id]
             self._end_backup(backup, event.outcome)
 

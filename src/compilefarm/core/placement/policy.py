@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """How a host stands with the policy, for people to read.
+class HostUse:
+    """How the policy uses a host, for people to read.
 
-    `tier` is None while the policy gives the host no leases; `reason` says why it is not in the
-    place that its declaration would give it, and is empty when it is. `slots` is how many of those
-    that it offers the policy uses, None where that is all of them.
+    `tier` is None while the policy gives the host no leases. `reason` says why the host is not in
+    the tier of its declaration; it is empty where it is. `slots` is how many of the offered slots
+    the policy uses; None means all.
     """
 
     tier: int | None
@@ -36,7 +36,7 @@ class Standing:
 class WithoutBackups:
     """A part of policies that give no backups."""
 
-    def time_comes(self, now: float) -> None:
+    def advance(self, now: float) -> None:
         """See `Policy`."""
 
     def next_backup(self, now: float) -> tuple[Lease, Host] | None:
@@ -60,8 +60,8 @@ class Policy(Protocol):
     name: str
     """The name that `--policy` takes."""
 
-    def time_comes(self, now: float) -> None:
-        """Note that nothing changed until now; something may at once."""
+    def advance(self, now: float) -> None:
+        """Advance time to `now`, before the event at `now` is applied."""
 
     def host_changed(self, host: Host, now: float) -> None:
         """Read a host anew: its state, slots, power index, load or restrictions changed."""
@@ -114,5 +114,5 @@ class Policy(Protocol):
         None where nothing is known of its file; a policy that learns nothing never knows.
         """
 
-    def standing(self, host: Host) -> Standing:
-        """Return how a host stands with this policy."""
+    def use_of(self, host: Host) -> HostUse:
+        """Return how this policy uses a host."""

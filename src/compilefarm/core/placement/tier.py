@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from compilefarm.core.model import Host, Lease, Outcome, Request, Signature
-from compilefarm.core.placement.policy import Standing, WithoutBackups
+from compilefarm.core.placement.policy import HostUse, WithoutBackups
 
 # Load averages per CPU over 1, 5 and 15 minutes, as in DMUCS.
 STAYS_BELOW_1 = 0.9
@@ -41,24 +41,24 @@ def tier_of(power_index: float) -> int:
     return max(1, int(power_index * (1.0 + 1e-9)))
 
 
-def standing_of(host: Host) -> Standing:
+def use_of_host(host: Host) -> HostUse:
     """Return the tier that a host is in now, by the thresholds above, and why it is not its own."""
     if not host.up:
-        return Standing(None, host.reason)
+        return HostUse(None, host.reason)
     if not host.slots:
-        return Standing(None, host.reason or "offers no slot")
+        return HostUse(None, host.reason or "offers no slot")
     tier = tier_of(host.power_index)
     if host.load is None:
-        return Standing(tier)
+        return HostUse(tier)
     cpus = host.load.cpus or host.capacity
     load1, load5, load15 = (average / cpus for average in host.load.foreign_averages)
     if load1 < STAYS_BELOW_1 or load5 < STAYS_BELOW_5:
-        return Standing(tier)
+        return HostUse(tier)
     if load15 < MOVED_DOWN_BELOW_15:
         why = f"moved down from tier {tier}: foreign load {load1:.2f} per CPU over the last minute"
-        return Standing(tier - 1, why)
+        return HostUse(tier - 1, why)
     why = f"out of use: foreign load {load15:.2f} per CPU over the last 15 minutes"
-    return Standing(None, why)
+    return HostUse(None, why)
 
 
 @dataclass(slots=True)
@@ -110,7 +110,7 @@ class TierPolicy(WithoutBackups):
     name = "tier"
 
     def __init__(self) -> None:
-        self._standings: dict[str, Standing] = {}
+        self._uses: dict[str, HostUse] = {}
         self._groups: dict[Signature, _Group] = {}
         self._group_of: dict[str, Signature] = {}
         # Requests of one restriction wait in one line, in the order of arrival.
@@ -119,10 +119,10 @@ class TierPolicy(WithoutBackups):
 
     def host_changed(self, host: Host, now: float) -> None:
         """See `Policy`."""
-        standing = standing_of(host)
-        self._standings[host.name] = standing
+        use = use_of_host(host)
+        self._uses[host.name] = use
         self._leave_group(host)
-        if standing.tier is not None:
+        if use.tier is not None:
             group = self._groups.setdefault(host.signature, _Group())
             group.members[host.name] = host
             self._group_of[host.name] = host.signature
@@ -131,7 +131,7 @@ class TierPolicy(WithoutBackups):
     def host_forgotten(self, host: Host) -> None:
         """See `Policy`."""
         self._leave_group(host)
-        self._standings.pop(host.name, None)
+        self._uses.pop(host.name, None)
 
     def arrived(self, request: Request, now: float) -> None:
         """See `Policy`."""
@@ -195,13 +195,13 @@ class TierPolicy(WithoutBackups):
         """See `Policy`."""
         return None
 
-    def standing(self, host: Host) -> Standing:
+    def use_of(self, host: Host) -> HostUse:
         """See `Policy`."""
-        return self._standings.get(host.name) or standing_of(host)
+        return self._uses.get(host.name) or use_of_host(host)
 
     def rank_of(self, host: Host) -> Rank:
         """Return where a host with a free slot stands among its like; the smallest comes first."""
-        tier = self._standings[host.name].tier or 0
+        tier = self._uses[host.name].tier or 0
         in_use = host.in_use / host.slots
         return (-tier, -host.power_index, in_use, self.next_serial())
 
@@ -215,7 +215,7 @@ class TierPolicy(WithoutBackups):
         if signature is None:
             return
         group = self._groups[signature]
-        if host.free and self._standings[host.name].tier is not None:
+        if host.free and self._uses[host.name].tier is not None:
             group.enter(host, self.rank_of(host))
         else:
             group.ranked.pop(host.name, None)

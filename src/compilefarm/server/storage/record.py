@@ -12,7 +12,7 @@ import csv
 from pathlib import Path
 from typing import TextIO
 
-from compilefarm.core.model import OVERTAKEN, Lease, Outcome
+from compilefarm.core.model import Ending, Lease, Outcome
 
 LAST_ROWS_BYTES = 65_536
 END_OF_ROW = b"\r\n"  # as csv has it
@@ -122,6 +122,8 @@ def _ending(lease: Lease, outcome: Outcome) -> str:
         return "failed"
     if outcome.exit is not None:
         return "done"
-    if lease.backup or outcome is OVERTAKEN:  # another attempt at the same compile went on
+    if (
+        lease.is_backup or outcome.ending is Ending.OVERTAKEN
+    ):  # another attempt at the same compile went on
         return "dropped"
     return "revoked" if outcome.reason else "gone"

@@ -108,7 +108,7 @@ class Backups:
 
     def leased(self, running: Running, build: Build) -> None:
         """Take note of a lease; only a client that can run a backup gets one."""
-        if running.lease.request.backup:
+        if running.lease.request.can_back_up:
             candidate = _Candidate(running, build, running.index)
             self._candidates[running.lease.id] = candidate
             self._by_class.setdefault(running.index, {})[running.lease.id] = candidate

@@ -35,7 +35,7 @@ from weakref import WeakValueDictionary
 
 from compilefarm.core.learning.clones import NAMES
 from compilefarm.core.learning.learning import Learning
-from compilefarm.core.model import GIVEN_UP, OVERTAKEN, Host, Lease, Outcome, Request
+from compilefarm.core.model import Ending, Host, Lease, Outcome, Request
 from compilefarm.core.placement.earliest import first_build
 from compilefarm.core.placement.earliest.backups import Backups
 from compilefarm.core.placement.earliest.builds import (
@@ -60,7 +60,7 @@ from compilefarm.core.placement.earliest.turns import (
     User,
     serve,
 )
-from compilefarm.core.placement.policy import Standing
+from compilefarm.core.placement.policy import HostUse
 
 LOOK_AHEAD_FILES = 400  # play forward only a rest this small
 STEPS_AT_ONCE = 400  # the longest that one decision stalls: about half a millisecond
@@ -269,7 +269,7 @@ class EarliestPolicy:
         work = build.end(running, now, whole)
         running.end_s = -1.0  # its entries in heaps are out of date
         # What was overtaken by its backup is not charged; the backup is.
-        serve(build, (work if outcome is not OVERTAKEN else 0.0) - running.charged)
+        serve(build, (work if outcome.ending is not Ending.OVERTAKEN else 0.0) - running.charged)
         self._occupied(running.place, now)
         if self._backups is not None:
             self._backups.ended(running, build, self._places.farm.fastest_free(), now)
@@ -430,7 +430,7 @@ class EarliestPolicy:
 
     # -- backups
 
-    def time_comes(self, now: float) -> None:
+    def advance(self, now: float) -> None:
         """See `Policy`.
 
         A backup was due, perhaps, when there was no slot for one. `next_deadline` has nobody woken
@@ -464,7 +464,7 @@ class EarliestPolicy:
     def backup_ended(self, backup: Lease, outcome: Outcome, now: float) -> None:
         """See `Policy`; for one that was done, after the first attempt's end."""
         assert self._backups is not None
-        running, build = self._backups.over(backup, now, refused=outcome is GIVEN_UP)
+        running, build = self._backups.over(backup, now, refused=outcome.ending is Ending.GIVEN_UP)
         self._occupied(running.place, now)
         if outcome.exit == 0 and not outcome.failed and not backup.disturbed:
             work = (now - running.start_s) * running.speed
@@ -507,16 +507,16 @@ class EarliestPolicy:
     def expected_s(self, lease: Lease) -> float | None:
         """See `Policy`."""
         request, running = lease.request, self._running[lease.id]
-        if lease.backup and self._backups is not None:
+        if lease.is_backup and self._backups is not None:
             running = self._backups.running(lease) or running
         cost = self.learning.cost(request.directory, request.source)
         if cost is None:
             return None
         return self._builds[_key(request)].preprocess_s + cost / running.speed
 
-    def standing(self, host: Host) -> Standing:
+    def use_of(self, host: Host) -> HostUse:
         """See `Policy`."""
-        return self._places.standing(host)
+        return self._places.use_of(host)
 
     def _choose(self, queue: Queue, place: Place, now: float) -> tuple[Waiting, Place] | None:
         """Return which request of a queue is to start now, and where; None: it refuses a place."""
@@ -651,7 +651,7 @@ class EarliestPolicy:
     ) -> Waiting | None:
         """As `_fitting`, in a first build, of which nothing says how long the rest of it is."""
         first = queue.oldest_unknown() if queue.unknown else queue.known[-1][2]
-        if not build.held or (self._backups is not None and first.request.backup):
+        if not build.held or (self._backups is not None and first.request.can_back_up):
             return first
         outstanding = len(self._waiting) + len(self._running)
         limit = first_build.limit(queue, place, self._places.farm, self._active, outstanding, now)

@@ -19,7 +19,7 @@ from enum import Enum
 from compilefarm.core.learning.learning import Learning, crowding
 from compilefarm.core.model import Host, Load, Request, Signature
 from compilefarm.core.placement.earliest.speed_classes import Place, View, class_index
-from compilefarm.core.placement.policy import Standing
+from compilefarm.core.placement.policy import HostUse
 from compilefarm.core.placement.tier import tier_of
 
 # Foreign CPU use below this is the noise of any living desktop.
@@ -67,7 +67,7 @@ class Places:
         self._places: dict[str, Place] = {}
         self._groups: dict[Signature, _Group] = {}
         self._signature_of: dict[str, Signature] = {}
-        self._standings: dict[str, Standing] = {}
+        self._uses: dict[str, HostUse] = {}
         self._leases_at_report: dict[str, tuple[Load, int]] = {}
         self._views: dict[frozenset[Signature], View] = {}
 
@@ -77,9 +77,9 @@ class Places:
         """Return a host's place, if the host is known."""
         return self._places.get(name)
 
-    def standing(self, host: Host) -> Standing:
+    def use_of(self, host: Host) -> HostUse:
         """Return the tier that a host's speed now puts it in, and why it is not its own."""
-        return self._standings.get(host.name) or Standing(None, host.reason)
+        return self._uses.get(host.name) or HostUse(None, host.reason)
 
     def admitting(self, request: Request) -> frozenset[Signature]:
         """Return the kinds of hosts that will do for a request."""
@@ -117,7 +117,7 @@ class Places:
             change = self._move_group(host)
         place = self._places[host.name]
         speed, slots, reason = self._usable(host, directories)
-        self._standings[host.name] = Standing(tier_of(speed) if slots else None, reason, slots)
+        self._uses[host.name] = HostUse(tier_of(speed) if slots else None, reason, slots)
         place.full_part = self._learning.full_part(host.name)
         self._crowd(place, now)
         parts = self._parts(place, speed, slots)
@@ -132,7 +132,7 @@ class Places:
     def forgotten(self, host: Host) -> Change:
         """Drop a host."""
         change = self._leave_group(host.name)
-        del self._places[host.name], self._standings[host.name]
+        del self._places[host.name], self._uses[host.name]
         self._leases_at_report.pop(host.name, None)
         return change
 
