@@ -11,8 +11,8 @@ from typing import cast
 
 import uvloop
 
-from compilefarm.programs.collector import settle_collector
-from compilefarm.server.main import BACKLOG, listening_sockets
+from compilefarm.programs.collector import freeze_collector
+from compilefarm.server.listen import BACKLOG, open_ports
 
 REPLY = b"lease id=1 host=host1 address=127.0.0.1 port=3632 slots=4\n"
 
@@ -32,12 +32,12 @@ class Bare(asyncio.Protocol):
 
 async def serve() -> None:
     """Serve for ever."""
-    port, sockets = listening_sockets(["127.0.0.1"], 0)
+    port, sockets = open_ports(["127.0.0.1"], 0)
     server = await asyncio.get_running_loop().create_server(
         Bare, sock=sockets[0][0], backlog=BACKLOG
     )
     print(f"bare: port {port}", flush=True)
-    settle_collector()
+    freeze_collector()
     await server.serve_forever()
 
 

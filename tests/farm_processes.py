@@ -1,8 +1,9 @@
 """A farm of real processes on loopback: host-server, distccd hosts, and what talks to them.
 
-Each process gets free ports and a directory of its own, is waited for until it serves, and is ended
-by its id. A host-server is also looked at when it ends: a lease that is left, a traceback or an
-error in its log fails the test, whatever the test itself was about.
+Each process gets free ports and its own directory. The test waits until it serves, and ends it by
+its process id. When a host-server ends, it is checked too: a lease that is left, or a traceback or
+an error in its log, fails the test, whatever its subject. Each snapshot that a test reads is
+checked against its types.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from typing import Any, Self
 
 import psutil
 from compile_host import PATIENCE_S, eventually, free_ports, program_environment
+from typed_json import checked_snapshot
 
+from compilefarm.protocol.farm_json import Snapshot
 from compilefarm.protocol.wire import Message, parse_line
 
 REQUESTS, LOADS, STATUS, MONITOR = range(4)
@@ -43,7 +46,7 @@ class Client:
         self.send("".join(f"{line}\n" for line in lines).encode())
 
     def send(self, data: bytes) -> None:
-        """Send these bytes; a server that has closed already does not hear them."""
+        """Send these bytes, even to a server that has closed already."""
         with contextlib.suppress(ConnectionResetError, BrokenPipeError):
             self.socket.sendall(data)
 
@@ -55,11 +58,11 @@ class Client:
             return ""
 
     def hears(self, verb: str) -> Message:
-        """Wait for a message, which has this verb; a `wait` may come before any other."""
+        """Return the next message, which must have this verb; a `wait` before it is skipped."""
         line = self.line()
         while verb != "wait" and line.startswith("wait "):
             line = self.line()
-        assert line, f"the server closed, and said no {verb}"
+        assert line, f"the server closed without a {verb}"
         message = parse_line(line.encode())
         assert message.verb == verb, line
         return message
@@ -71,14 +74,14 @@ class Client:
         return reason
 
     def is_closed(self) -> bool:
-        """Wait for what comes next, and say whether it is the close; a line stays to be read."""
+        """Whether the close comes next. Wait for it or a line; the line can be read later."""
         try:
             return not self._lines.peek(1)
         except ConnectionResetError:
             return True
 
     def close(self) -> None:
-        """Close, without a word."""
+        """Close without a message."""
         self._lines.close()
         self.socket.close()
 
@@ -90,7 +93,7 @@ class Client:
 
 
 class HostServer:
-    """A real host-server, on any free ports; started again, it takes the same ones."""
+    """A real host-server on free ports; started again, it uses the same ones."""
 
     def __init__(self, directory: Path, *options: object, descriptors: int = 0) -> None:
         self.base = 0
@@ -103,7 +106,7 @@ class HostServer:
 
     @property
     def name(self) -> str:
-        """What `--server` takes."""
+        """The value for `--server`."""
         return f"127.0.0.1:{self.base}"
 
     def command(self) -> list[str]:
@@ -140,7 +143,7 @@ class HostServer:
             return client.line()
 
     def serves(self) -> None:
-        """Assert that well-behaved clients are served at this moment: each port has its say."""
+        """Assert that each port serves well-behaved clients now."""
         assert self.ask("networks").startswith("ok ")
         with self.connect(REQUESTS) as builder:
             builder.say("request user=ada source=main.c")
@@ -149,15 +152,14 @@ class HostServer:
             assert builder.line() == ""
         assert self.farm()["server"]["version"]
 
-    def farm(self) -> dict[str, Any]:
-        """Return what the monitor says of the farm."""
+    def farm(self) -> Snapshot:
+        """Return the snapshot of `/api/farm`, checked against its types."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.base + MONITOR}/api/farm") as answer:
-            farm: dict[str, Any] = json.load(answer)
-        return farm
+            return checked_snapshot(json.load(answer))
 
     def host(self, name: str) -> dict[str, Any]:
-        """Return what the monitor says of a host; empty where it knows none of that name."""
-        return next((host for host in self.farm()["hosts"] if host["name"] == name), {})
+        """Return a host's part of the snapshot; empty if the farm does not know the host."""
+        return next((dict(host) for host in self.farm()["hosts"] if host["name"] == name), {})
 
     def logs(self, words: str) -> bool:
         """Whether these words are in its log."""
@@ -169,7 +171,7 @@ class HostServer:
         self.process.wait()
 
     def end(self) -> None:
-        """End it as its administrator would, and look at how it leaves."""
+        """End it with SIGTERM, and check that it ends cleanly."""
         if self.process.poll() is not None:
             return
         try:
@@ -194,16 +196,15 @@ class HostServer:
 class DistccdHost:
     """A real distccd on a loopback address, which stands for a machine.
 
-    Its gcc has a gate before it: while that is closed, compiles start and do not end, so that a
-    test can act in the middle of one.
+    Its gcc has a gate before it. While the gate is closed, compiles start and do not end, so a test
+    can act in the middle of a compile.
     """
 
     def __init__(self, address: str, slots: int = 2) -> None:
         self.address = address
         self.slots = slots
         self.port = free_ports(address=address)
-        # Not pytest's directory: a distccd that was started by root becomes a user who may not
-        # look there.
+        # Not pytest's directory: a distccd that root starts becomes a user without access to it.
         self._directory = Path(tempfile.mkdtemp(prefix="compilefarm-host-"))
         self._gate = self._directory / "closed"
         self._begun = self._directory / "begun"
@@ -218,13 +219,13 @@ class DistccdHost:
             self.port = free_ports(address=self.address)
 
     def environment(self) -> dict[str, str]:
-        """Make the compiler with the gate; return an environment in which a distccd finds it."""
+        """Make the compiler with the gate; return an environment in which distccd finds it."""
         bin_directory = self._directory / "bin"
         self._directory.chmod(0o777)
         bin_directory.mkdir(exist_ok=True)
         for name in ("gcc", f"{os.uname().machine}-linux-gnu-gcc"):  # distcc may ask for either
             gcc = bin_directory / name
-            if gcc.exists():  # of a distccd that was killed; a compile of it may be starting
+            if gcc.exists():  # from a killed distccd, one of whose compiles may be starting
                 continue
             gcc.write_text(
                 "#!/bin/sh\n"
@@ -243,7 +244,7 @@ class DistccdHost:
         return environment
 
     def _serves_as(self, environment: dict[str, str]) -> bool:
-        """Start distccd; False where somebody took its port meanwhile."""
+        """Start distccd; return False if another program took its port meanwhile."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 f"distccd --no-detach --daemon --listen {self.address} --port {self.port} --nice 0 "
@@ -266,7 +267,7 @@ class DistccdHost:
 
     @property
     def pid(self) -> int:
-        """The id of the distccd that listens, the parent of the others."""
+        """The id of the distccd process that listens, the parent of the others."""
         return self._process.pid
 
     def pids(self) -> list[int]:
@@ -281,13 +282,13 @@ class DistccdHost:
         assert answer.startswith("ok "), answer
 
     def close_gate(self) -> None:
-        """Let compiles start from now on, and not end."""
+        """From now on, let compiles start and not end."""
         self._begun.write_text("")
         self._begun.chmod(0o666)
         self._gate.touch()
 
     def swallow(self) -> None:
-        """Let compiles start from now on, and not end, not even those of nothing."""
+        """From now on, let compiles start and not end, not even those of an empty file."""
         self._swallows.touch()
         self.close_gate()
 
@@ -297,7 +298,7 @@ class DistccdHost:
         self._gate.unlink()
 
     def await_compiles(self, count: int = 1) -> None:
-        """Wait until so many compiles stand before the gate."""
+        """Wait until `count` compiles are held at the gate."""
         eventually(lambda: len(self.begun()) >= count)
 
     def begun(self) -> list[int]:
@@ -305,17 +306,17 @@ class DistccdHost:
         return list(map(int, self._begun.read_text().split()))
 
     def stop(self) -> None:
-        """Stop every process of it, as SIGSTOP does: the kernel goes on accepting connections."""
+        """Stop all its processes with SIGSTOP. The kernel still accepts connections."""
         for process in self._processes():
             process.suspend()
 
     def go_on(self) -> None:
-        """Let them run again."""
+        """Let its processes run again."""
         for process in self._processes():
             process.resume()
 
     def kill(self) -> None:
-        """End every process of it at once."""
+        """Kill all its processes."""
         for process in self._processes():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()

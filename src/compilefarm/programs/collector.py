@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 
 
-def settle_collector() -> None:
+def freeze_collector() -> None:
     """Have the collector of cycles leave alone what exists now, and look at the rest rarely.
 
     A compile leaves no cycles behind; but as often as Python has it by default, the collector goes

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from compilefarm.protocol.ports import DISTCCD_PORT, HIGHEST_PORT
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?\.?\Z")
 _PORT = re.compile(r"[0-9]{1,5}\Z")
 

@@ -46,7 +46,7 @@ from compilefarm.core.learning.learning import Learning
 from compilefarm.core.model import Lease, Load, Outcome, Request
 from compilefarm.core.placement.policies import POLICIES, make_policy
 from compilefarm.core.placement.policy import Policy
-from compilefarm.programs.collector import settle_collector
+from compilefarm.programs.collector import freeze_collector
 from compilefarm.programs.command_line import OneLineParser, print_result
 from compilefarm.protocol.declaration import Declaration
 from compilefarm.protocol.hosts_info import HostsInfoError, parse_hosts_info
@@ -612,7 +612,7 @@ def simulate(options: argparse.Namespace) -> dict[str, Any]:
     chance = random.Random(options.seed)
     policy = make_policy(options.policy, Learning(), chance, backups=options.backups)
     simulation = Simulation(policy, declarations, load, options.noise, chance)
-    settle_collector()
+    freeze_collector()
     results = [simulation.play(builds) for _ in range(options.builds)]
     return {
         "policy": options.policy,
