@@ -1,9 +1,9 @@
 """A farm of real processes on loopback: host-server, distccd hosts, and what talks to them.
 
 Each process gets free ports and its own directory. The test waits until it serves, and ends it by
-its process id. When a host-server ends, it is checked too: a lease that is left, or a traceback or
-an error in its log, fails the test, whatever its subject. Each snapshot that a test reads is
-checked against its types.
+its process id. When a host-server ends, it is checked too. A lease that is left fails the test,
+whatever its subject, and so does a traceback or an error in the log. Each snapshot that a test
+reads is checked against its types.
 """
 
 from __future__ import annotations

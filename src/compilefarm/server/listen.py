@@ -104,7 +104,7 @@ def all_addresses() -> list[str]:
 def raise_descriptor_limit() -> None:
     """Raise the limit of open connections as far as the system allows.
 
-    The author of the 2004 system had to reboot his machine for lack of this.
+    The 2004 system ran out of descriptors, and its author had to reboot the machine.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):

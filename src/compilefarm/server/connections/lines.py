@@ -1,8 +1,8 @@
 """A connection that carries lines of the protocol: the part that all line ports share.
 
-A connection splits bytes into lines and gives each line to its subclass. It also limits abuse: the
-length of a line, the time until its end, the number of unanswered lines, and the number of bytes
-that a client leaves unread. It must not know what a message means.
+A connection splits bytes into lines and gives each line to its subclass. To prevent abuse, it
+limits the length of a line and the time until its end. It also limits the number of queued lines
+and of bytes that a client leaves unread. It must not know what a message means.
 """
 
 from __future__ import annotations

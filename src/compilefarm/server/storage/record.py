@@ -2,8 +2,8 @@
 
 The first columns are those of a trace, so that simulate-farm can simulate a recorded day. The
 others say where and when each compile ran, for a picture. Columns that host-server cannot know
-(sizes) stay empty. When a later server continues a record, its times continue too: compiles that
-ran at different times must not look as if they had run at once.
+(sizes) stay empty. When a later server continues a record, its times continue too. Otherwise
+compiles that ran at different times would look as if they had run at once.
 """
 
 from __future__ import annotations

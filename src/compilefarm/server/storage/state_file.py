@@ -130,8 +130,8 @@ class StateFile:
 
     def compiles(self, per_file: int) -> list[SavedCompile]:
         """Return the latest `per_file` compiles of each file, all of them oldest first."""
-        # The latest ones are those written last, whatever their time: after a day on which the
-        # clock was ahead, that day's compiles would otherwise stay for ever, and new ones be lost.
+        # The latest ones are those written last, whatever their time. The clock may have been
+        # ahead for a day: by time, that day's compiles would stay, and new ones would be lost.
         query = f"""
             SELECT directory, source, host, took_s, at, crowding FROM (
                 SELECT *, rowid AS number, row_number() OVER (
