@@ -223,14 +223,15 @@ def _totals(snapshot: Snapshot) -> list[str]:
     of_these = f" ({_count(backups, 'backup')})" if backups else ""
     now = (
         f"{totals.get('hosts_up', '?')} of {_count(totals.get('hosts'), 'host')} up",
-        f"{_count(totals.get('slots'), 'slot')}: {totals.get('slots_in_use', '?')} in use{of_these}, "
-        f"{totals.get('slots_free', '?')} free",
+        f"{_count(totals.get('slots'), 'slot')}: {totals.get('slots_in_use', '?')} in use"
+        f"{of_these}, {totals.get('slots_free', '?')} free",
         f"{_count(totals.get('requests_waiting'), 'request')} waiting",
     )
     so_far = (
         f"{_count(totals.get('leases_granted'), 'lease')} granted, "
         f"{totals.get('leases_failed', '?')} failed, {totals.get('leases_revoked', '?')} revoked",
-        f"{_count(totals.get('backups_begun'), 'backup')}, {totals.get('backups_first', '?')} of them first",
+        f"{_count(totals.get('backups_begun'), 'backup')}, "
+        f"{totals.get('backups_first', '?')} of them first",
         f"{_count(totals.get('requests_refused'), 'request')} refused",
     )
     return [f"now: {'; '.join(now)}", f"so far: {'; '.join(so_far)}"]

@@ -1,8 +1,8 @@
 """host-server: the program. It starts the farm on its four ports, serves, and stops.
 
-Before it serves, it restores what an earlier server saved, and reads hosts-info. So no client meets
-a farm that does not know its hosts. It stops at SIGTERM or SIGINT. Running compiles need it no
-more: they end by themselves, or attach their leases to the next server.
+Before it serves, it restores what an earlier server saved, and reads hosts-info. So the farm knows
+its hosts before the first client connects. It stops at SIGTERM or SIGINT. Running compiles do not
+need it: they end by themselves, or attach their leases to the next server.
 """
 
 from __future__ import annotations

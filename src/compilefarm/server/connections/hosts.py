@@ -3,8 +3,8 @@
 In a farm with a key, a sender must prove the key before it speaks for a host. Without one, a sender
 speaks for its own address only, and host-server's own machine for all (`server/addresses.py`).
 
-A load reporter's connection lasts: its end is the first sign that a host is gone. A watcher's
-connection lasts too, and takes what the watcher reported with it.
+A load reporter's connection stays open: its end is the first sign that a host is gone. A watcher's
+connection stays open too: what the watcher reported counts until its end.
 """
 
 from __future__ import annotations
