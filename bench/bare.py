@@ -1,7 +1,7 @@
 """The least that a Python server can do for a client: accept, read, reply, close, on uvloop.
 
-What host-server is measured against. It runs as host-server does (sockets, loop, collector) and
-knows nothing else: no line, no farm. No server in Python is faster by much.
+host-server is measured against it. It has the same sockets, loop and garbage collection, and
+nothing else: no lines, no farm. No server in Python is much faster.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Bare(asyncio.Protocol):
 
 
 async def serve() -> None:
-    """Serve for ever."""
+    """Serve until the process is ended."""
     port, sockets = open_ports(["127.0.0.1"], 0)
     server = await asyncio.get_running_loop().create_server(
         Bare, sock=sockets[0][0], backlog=BACKLOG
