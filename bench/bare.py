@@ -1,7 +1,7 @@
 """The least that a Python server can do for a client: accept, read, reply, close, on uvloop.
 
-What host-server is measured against. It runs as host-server does (sockets, loop, collector) and
-knows nothing else: no line, no farm. No server in Python is faster by much.
+host-server is measured against it. It has the same sockets, loop and garbage collection, and
+nothing else: no lines, no farm. No server in Python is much faster.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import cast
 import uvloop
 
 from compilefarm.programs.garbage_collector import tune_garbage_collector
-from compilefarm.server.main import BACKLOG, listening_sockets
+from compilefarm.server.listen import BACKLOG, open_ports
 
 REPLY = b"lease id=1 host=host1 address=127.0.0.1 port=3632 slots=4\n"
 
@@ -31,8 +31,8 @@ class Bare(asyncio.Protocol):
 
 
 async def serve() -> None:
-    """Serve for ever."""
-    port, sockets = listening_sockets(["127.0.0.1"], 0)
+    """Serve until the process is ended."""
+    port, sockets = open_ports(["127.0.0.1"], 0)
     server = await asyncio.get_running_loop().create_server(
         Bare, sock=sockets[0][0], backlog=BACKLOG
     )

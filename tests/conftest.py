@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from farm_processes import HostServer
 from gethost_program import Gethost, Server, gethost_under_test
 
 E2E_PROGRAMS = ("distcc", "distccd", "cc")
@@ -68,3 +69,18 @@ def gethost(gethost_path: Path, server: Server, tmp_path: Path) -> Iterator[Geth
     """A gethost that asks such a server."""
     with Gethost(gethost_path, tmp_path, server.name) as gethost:
         yield gethost
+
+
+@pytest.fixture(scope="session")
+def shared_host_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostServer]:
+    """A real host-server with one host of 8 slots, for tests that leave it as it was."""
+    with HostServer(tmp_path_factory.mktemp("server")) as server:
+        assert server.ask("add host=127.0.0.1 slots=8").startswith("ok ")
+        yield server
+
+
+@pytest.fixture
+def host_server(shared_host_server: HostServer) -> Iterator[HostServer]:
+    """The shared host-server, which must serve well-behaved clients after each test."""
+    yield shared_host_server
+    shared_host_server.serves()

@@ -24,7 +24,9 @@ from typing import Any, Self
 
 import psutil
 from run_program import PATIENCE_S, eventually, free_ports, program_environment
+from typed_json import checked_snapshot
 
+from compilefarm.protocol.farm_json import Snapshot
 from compilefarm.protocol.wire import Message, parse_line
 
 REQUESTS, LOADS, STATUS, MONITOR = range(4)
@@ -103,7 +105,7 @@ class HostServer:
 
     @property
     def name(self) -> str:
-        """What `--server` takes."""
+        """The value for `--server`."""
         return f"127.0.0.1:{self.base}"
 
     def command(self) -> list[str]:
@@ -149,15 +151,14 @@ class HostServer:
             assert builder.line() == ""
         assert self.farm()["server"]["version"]
 
-    def farm(self) -> dict[str, Any]:
-        """Return the monitor's snapshot of the farm."""
+    def farm(self) -> Snapshot:
+        """Return the snapshot of `/api/farm`, checked against its types."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.base + MONITOR}/api/farm") as answer:
-            farm: dict[str, Any] = json.load(answer)
-        return farm
+            return checked_snapshot(json.load(answer))
 
     def host(self, name: str) -> dict[str, Any]:
         """Return the monitor's snapshot of a host; empty if it does not know the host."""
-        return next((host for host in self.farm()["hosts"] if host["name"] == name), {})
+        return next((dict(host) for host in self.farm()["hosts"] if host["name"] == name), {})
 
     def logs(self, words: str) -> bool:
         """Return whether these words are in its log."""

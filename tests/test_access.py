@@ -1,4 +1,4 @@
-"""Who may speak: networks, and what counts as host-server's own machine."""
+"""Who may use a port: networks, limits, and what counts as host-server's own machine."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ from compilefarm.server.access import (
         ("::ffff:8.8.8.8", False),
     ],
 )
-def test_private_networks_are_served_unless_told_otherwise(sender: str, allowed: bool) -> None:
+def test_private_networks_are_served_by_default(sender: str, allowed: bool) -> None:
     networks = AllowedNetworks()
     assert networks.allows(sender) is allowed
-    assert networks.allows(sender) is allowed, "the second time it is remembered"
+    assert networks.allows(sender) is allowed, "the second verdict is the kept one"
 
 
 def test_only_the_given_networks_are_served() -> None:
@@ -53,11 +53,11 @@ def test_only_the_given_networks_are_served() -> None:
 
 
 def test_a_scan_does_not_fill_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(access, "_REMEMBERED", 10)
+    monkeypatch.setattr(access, "VERDICTS_LIMIT", 10)
     networks = AllowedNetworks()
     for number in range(100):
         assert networks.allows(f"10.0.0.{number}")
-        assert len(networks._verdicts) <= 10
+        assert 1 <= len(networks) <= 10
 
 
 @pytest.mark.parametrize(
@@ -73,24 +73,24 @@ def test_a_scan_does_not_fill_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         ("fd00::2", "fd00::1", False),
     ],
 )
-def test_who_is_the_servers_own_machine(sender: str, sent_to: str, own: bool) -> None:
+def test_the_servers_own_machine_is_recognised(sender: str, sent_to: str, own: bool) -> None:
     assert is_own_machine(sender, sent_to) is own
 
 
-def test_addresses_in_other_clothes() -> None:
+def test_an_address_is_read_in_each_of_its_forms() -> None:
     assert str(parse_ip("::ffff:10.0.0.5")) == "10.0.0.5"
     assert str(parse_ip("fe80::1%eth0")) == "fe80::1"
     with pytest.raises(ValueError, match="desk1"):
         parse_ip("desk1")
 
 
-def test_loopback_is_this_machine_to_whoever_uses_it() -> None:
+def test_a_loopback_address_means_the_machine_that_uses_it() -> None:
     assert is_loopback("127.0.0.2")
     assert is_loopback("::1")
     assert not is_loopback("10.0.0.1")
 
 
-def test_each_port_has_its_networks_or_those_of_all() -> None:
+def test_each_port_has_its_own_networks_or_the_common_ones() -> None:
     office, admins = ip_network("10.0.0.0/8"), ip_network("10.9.0.0/16")
     assert all(each.allows("127.0.0.1") for each in networks_by_port(()).values())
     by_port = networks_by_port([("", office), ("status", admins)])
@@ -107,7 +107,7 @@ def test_each_port_has_its_networks_or_those_of_all() -> None:
     assert not alone["monitor"].allows("127.0.0.1")
 
 
-def test_an_address_may_have_so_many() -> None:
+def test_an_address_is_full_at_the_limit() -> None:
     counts = Counts(2)
     counts.add("10.0.0.1")
     assert not counts.full("10.0.0.1")
@@ -117,10 +117,10 @@ def test_an_address_may_have_so_many() -> None:
     counts.drop("10.0.0.1")
     assert not counts.full("10.0.0.1")
     counts.drop("10.0.0.1")
-    assert len(counts) == 0, "an address that has none takes no memory"
+    assert len(counts) == 0, "an address with none takes no memory"
 
 
-def test_one_complaint_a_sender_and_minute() -> None:
+def test_a_sender_is_logged_once_a_minute() -> None:
     complaints = Complaints()
     assert complaints.note("10.0.0.1", 0.0)
     assert not complaints.note("10.0.0.1", 59.0)
@@ -130,12 +130,12 @@ def test_one_complaint_a_sender_and_minute() -> None:
     assert complaints.left_out(118.0) == 0
 
 
-def test_a_flood_of_senders_is_a_number() -> None:
+def test_a_flood_of_senders_is_counted() -> None:
     complaints = Complaints()
-    told = sum(complaints.note(f"2001:db8::{number:x}", 1.0) for number in range(5000))
-    assert told == Complaints.AT_ONCE
-    assert complaints.left_out(1.0) == 5000 - told
+    logged = sum(complaints.note(f"2001:db8::{number:x}", 1.0) for number in range(5000))
+    assert logged == Complaints.AT_ONCE
+    assert complaints.left_out(1.0) == 5000 - logged
     assert not complaints.note("10.0.0.1", 2.0)
     assert complaints.left_out(2.0) == 0, "not again within the minute"
     assert complaints.left_out(61.0) == 1
-    assert complaints.note("10.0.0.1", 62.0), "and then there is room again"
+    assert complaints.note("10.0.0.1", 62.0), "the first ones are older than a minute"

@@ -24,15 +24,12 @@ TOO_LONG = (
     "src/compilefarm/core/farm/farm.py",
     "src/compilefarm/core/learning/learning.py",
     "src/compilefarm/core/placement/earliest/earliest.py",
-    "src/compilefarm/server/connections.py",
-    "src/compilefarm/server/main.py",
     "src/compilefarm/simulate/main.py",
     "tests/test_farm.py",
     "tests/test_farm_properties.py",
     "tests/test_gethost.py",
     "tests/test_gethost_backup.py",
     "tests/test_gethost_distcc.py",
-    "tests/test_server.py",
 )
 
 # The core gets time and randomness as arguments, and everything else as events.

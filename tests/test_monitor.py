@@ -1,6 +1,6 @@
 """The monitor port over real HTTP, and mon-host-server against a scripted one.
 
-The snapshots come from a real farm, so that a change of their shape fails here, not in a browser.
+The snapshots come from a real farm, so a change of their shape fails here and not in a browser.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
 from types import SimpleNamespace
-from typing import Any
+from typing import cast
 
 import pytest
 from aiohttp import ClientSession, web
@@ -30,9 +30,11 @@ from compilefarm.core.events import (
 )
 from compilefarm.core.farm.farm import Farm
 from compilefarm.core.model import Load, Request
+from compilefarm.core.placement.policy import Policy
 from compilefarm.core.placement.tier import TierPolicy
 from compilefarm.core.snapshot import take_snapshot
 from compilefarm.protocol.declaration import Declaration
+from compilefarm.protocol.farm_json import Snapshot
 from compilefarm.protocol.ports import Port
 from compilefarm.server.monitor.web import REST_PER_COST, application
 
@@ -40,8 +42,10 @@ DAY_S = 86_400.0
 HOSTILE = "\x1b[2J<script>alert(1)</script>[bold]\u202e\r\n"
 
 
-def farm_with(*hosts: Declaration, requests: int = 0, source: str = "main.c") -> Farm:
-    farm = Farm(TierPolicy())
+def farm_with(
+    *hosts: Declaration, requests: int = 0, source: str = "main.c", policy: Policy | None = None
+) -> Farm:
+    farm = Farm(policy or TierPolicy())
     farm.handle(HostsListed(hosts), 0.0)
     for host in hosts:
         farm.handle(HostAdded(host, "10.0.0.1"), 0.0)
@@ -52,7 +56,7 @@ def farm_with(*hosts: Declaration, requests: int = 0, source: str = "main.c") ->
 
 
 def busy_farm() -> Farm:
-    """Four hosts, one moved down and one away; three leases and two waiting requests."""
+    """Four hosts, one moved down and one away; four leases and two waiting requests."""
     farm = farm_with(Declaration("fast", slots=2, power_index=4.5), Declaration("slow", slots=1))
     hosts = (Declaration("moved", slots=1, power_index=4), Declaration("spare", slots=8))
     farm.handle(
@@ -66,20 +70,26 @@ def busy_farm() -> Farm:
     return farm
 
 
-def with_server(snapshot: dict[str, Any]) -> dict[str, Any]:
-    server = {"version": "9.9", "uptime_s": 61.0, "base_port": 9714, "host": "farmhost"}
-    return {"server": server, **snapshot}
+def snapshot_of(farm: Farm) -> Snapshot:
+    return {
+        "server": {"version": "9.9", "uptime_s": 61.0, "host": "farmhost", "base_port": 9714},
+        **take_snapshot(farm),
+    }
+
+
+def small_farm() -> Snapshot:
+    return snapshot_of(Farm(TierPolicy()))
 
 
 def over_http(
-    farm_snapshot: Callable[[], dict[str, Any]],
+    farm_snapshot: Callable[[], Snapshot],
     talk: Callable[[ClientSession, str], Awaitable[None]],
     allowed: Callable[[str], bool] = lambda _: True,
     names: Sequence[str] = (),
 ) -> None:
     """Run `talk` with the address of a monitor port."""
 
-    async def snapshot() -> dict[str, Any]:
+    async def snapshot() -> Snapshot:
         return farm_snapshot()
 
     async def run() -> None:
@@ -101,7 +111,7 @@ def over_http(
 
 
 def test_the_snapshot_comes_back_whole() -> None:
-    snapshot = with_server(take_snapshot(busy_farm()))
+    snapshot = snapshot_of(busy_farm())
 
     async def talk(session: ClientSession, url: str) -> None:
         async with session.get(f"{url}/api/farm") as answer:
@@ -115,8 +125,8 @@ def test_the_snapshot_comes_back_whole() -> None:
 
 
 @pytest.mark.parametrize("hosts", [0, 1, 99, 100, 101, 250])
-def test_a_snapshot_of_any_size_is_put_together_right(hosts: int) -> None:
-    snapshot = take_snapshot(farm_with(*(Declaration(f"h{n}", slots=1) for n in range(hosts))))
+def test_a_snapshot_of_any_size_comes_back_whole(hosts: int) -> None:
+    snapshot = snapshot_of(farm_with(*(Declaration(f"h{n}", slots=1) for n in range(hosts))))
 
     async def talk(session: ClientSession, url: str) -> None:
         async with session.get(f"{url}/api/farm") as answer:
@@ -131,12 +141,12 @@ def test_many_readers_cost_one_snapshot(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("compilefarm.server.monitor.web.time", clock)
     taken = 0
 
-    def farm_snapshot() -> dict[str, Any]:
+    def farm_snapshot() -> Snapshot:
         nonlocal taken, now, cpu_s
         taken += 1
-        now += 3600.0  # the machine slept meanwhile, which is no cost
+        now += 3600.0  # the machine was suspended, which costs no CPU time
         cpu_s += 0.01
-        return take_snapshot(busy_farm())
+        return snapshot_of(busy_farm())
 
     async def talk(session: ClientSession, url: str) -> None:
         nonlocal now
@@ -155,7 +165,7 @@ def test_many_readers_cost_one_snapshot(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_metrics_are_sums_without_names() -> None:
-    snapshot = with_server(take_snapshot(busy_farm()))
+    snapshot = snapshot_of(busy_farm())
 
     async def talk(session: ClientSession, url: str) -> None:
         async with session.get(f"{url}/metrics") as answer:
@@ -195,10 +205,10 @@ def test_the_page_may_run_its_own_script_and_nothing_else() -> None:
         assert "https:" not in page
         assert "innerHTML" not in page
 
-    over_http(dict, talk)
+    over_http(small_farm, talk)
 
 
-def test_who_may_not_look_is_told_so() -> None:
+def test_an_address_outside_the_networks_gets_the_reason() -> None:
     async def talk(session: ClientSession, url: str) -> None:
         for path in ("/", "/api/farm", "/metrics", "/nothing"):
             async with session.get(url + path) as answer:
@@ -206,7 +216,7 @@ def test_who_may_not_look_is_told_so() -> None:
                 text = await answer.text()
                 assert text == "403: 127.0.0.1 is not in the networks of this port\n"
 
-    over_http(dict, talk, allowed=lambda address: address != "127.0.0.1")
+    over_http(small_farm, talk, allowed=lambda address: address != "127.0.0.1")
 
 
 @pytest.mark.parametrize(
@@ -218,18 +228,18 @@ def test_who_may_not_look_is_told_so() -> None:
         ("PUT", "/", 405),
     ],
 )
-def test_what_is_not_there_gets_one_line(method: str, path: str, status: int) -> None:
+def test_a_wrong_path_or_method_gets_one_line(method: str, path: str, status: int) -> None:
     async def talk(session: ClientSession, url: str) -> None:
         async with session.request(method, url + path) as answer:
             assert answer.status == status
             assert (await answer.text()).count("\n") == 1
 
-    over_http(dict, talk)
+    over_http(small_farm, talk)
 
 
 @pytest.mark.parametrize("path", ["/", "/api/farm", "/metrics", "/nothing"])
-def test_every_answer_protects_who_reads_it(path: str) -> None:
-    snapshot = with_server(take_snapshot(busy_farm()))
+def test_every_answer_protects_its_reader(path: str) -> None:
+    snapshot = snapshot_of(busy_farm())
 
     async def talk(session: ClientSession, url: str) -> None:
         async with session.get(url + path) as answer:
@@ -263,7 +273,7 @@ def test_every_answer_protects_who_reads_it(path: str) -> None:
     ],
 )
 def test_only_the_servers_own_names_are_answered(host: str, status: int) -> None:
-    """A page whose name was made to mean this machine is a page of somebody else's."""
+    """A page from elsewhere may have a name that was made to mean this machine."""
 
     async def talk(session: ClientSession, url: str) -> None:
         async with session.get(f"{url}/", headers={"Host": host}) as answer:
@@ -271,21 +281,26 @@ def test_only_the_servers_own_names_are_answered(host: str, status: int) -> None
             if status == 403:
                 assert "see host-server --name" in await answer.text()
 
-    over_http(dict, talk, names=["farm.example.com"])
+    over_http(small_farm, talk, names=["farm.example.com"])
 
 
 # -- mon-host-server
 
 
-def shown(snapshot: dict[str, Any], width: int) -> str:
+def from_other_version(**parts: list[dict[str, object]]) -> Snapshot:
+    """Return a snapshot without all the keys that this version has."""
+    return cast(Snapshot, parts)
+
+
+def shown(snapshot: Snapshot, width: int) -> str:
     console = Console(file=io.StringIO(), width=width, highlight=False)
     with console.capture() as captured:
         console.print(table.view(snapshot, width))
     return captured.get()
 
 
-def test_the_table_says_what_there_is_and_why() -> None:
-    text = shown(with_server(take_snapshot(busy_farm())), 160)
+def test_the_table_shows_each_host_with_its_reason() -> None:
+    text = shown(snapshot_of(busy_farm()), 160)
     lines = [" ".join(line.split()) for line in text.splitlines()]
     why = "moved down from tier 4: foreign load 1.30 per CPU over the last minute"
     assert "fast 4 2 of 2 0 up 4.5 - -" in lines
@@ -296,8 +311,8 @@ def test_the_table_says_what_there_is_and_why() -> None:
     assert "host-server 9.9 on farmhost, base port 9714, up 61.0 s, policy tier" in lines
 
 
-def test_slots_in_use_by_backups_are_told_apart() -> None:
-    snapshot = take_snapshot(busy_farm())
+def test_slots_in_use_by_backups_are_counted() -> None:
+    snapshot = snapshot_of(busy_farm())
     snapshot["hosts"][0]["leases"][0]["backup"] = True
     assert "4 slots: 4 in use (1 backup), 0 free;" in shown(snapshot, 160)
     snapshot["hosts"][0]["leases"][1]["backup"] = True
@@ -305,10 +320,10 @@ def test_slots_in_use_by_backups_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize("width", [40, 79, 200])
-def test_an_owner_is_there_since_a_time_of_day(width: int) -> None:
+def test_an_owners_arrival_is_a_time_of_day(width: int) -> None:
     farm = farm_with(Declaration("desk1", slots=2))
     farm.handle(OwnerReported("desk1", 3632, "10.0.0.1", 1, 90.0, False), 0.0)
-    text = " ".join(shown(take_snapshot(farm), width).split())
+    text = " ".join(shown(snapshot_of(farm), width).split())
     # The minute may change between the two looks at the clock.
     came = [datetime.now() - timedelta(seconds=90.0 + late_s) for late_s in (0.0, 2.0)]
     assert any(f"owner present since {at:%H:%M}" in text for at in came) or came[0].hour == 0
@@ -316,46 +331,46 @@ def test_an_owner_is_there_since_a_time_of_day(width: int) -> None:
     assert " away " not in text
 
 
-def test_an_owner_who_came_on_another_day_is_shown_with_the_day() -> None:
-    host = {"name": "desk1", "state": "owner", "reason": "owner present"}
+def test_an_owners_arrival_on_another_day_has_the_day() -> None:
+    host: dict[str, object] = {"name": "desk1", "state": "owner", "reason": "owner present"}
     came = datetime.now() - timedelta(seconds=3 * DAY_S)
-    snapshot = {"hosts": [host | {"owner_present_s": 3 * DAY_S}]}
-    assert f"owner present since {came:%a %d %b} " in shown(snapshot, 200)
-    for other in (-1.0, 1e300, "long", None):  # what no server says
-        assert "owner present" in shown({"hosts": [host | {"owner_present_s": other}]}, 200)
+    text = shown(from_other_version(hosts=[host | {"owner_present_s": 3 * DAY_S}]), 200)
+    assert f"owner present since {came:%a %d %b} " in text
+    for wrong in (-1.0, 1e300, "long", None):
+        text = shown(from_other_version(hosts=[host | {"owner_present_s": wrong}]), 200)
+        assert "owner present" in text
 
 
 @pytest.mark.parametrize("width", [20, 40, 60, 80, 110, 200])
 def test_no_width_loses_a_reason(width: int) -> None:
-    words = "".join(shown(take_snapshot(busy_farm()), width).split())
+    words = "".join(shown(snapshot_of(busy_farm()), width).split())
     assert "foreignload1.30perCPU" in words
     assert "wasnotadded" in words
 
 
 def test_an_empty_farm_says_what_to_do() -> None:
-    assert "enable-host" in shown(take_snapshot(Farm(TierPolicy())), 80)
+    assert "enable-host" in shown(small_farm(), 80)
 
 
 @given(name=st.text(max_size=40), width=st.integers(20, 200))
-def test_no_name_reaches_the_terminal_but_as_text(name: str, width: int) -> None:
-    snapshot = take_snapshot(
-        farm_with(Declaration(name, slots=1), requests=2, source=name + HOSTILE)
-    )
-    snapshot["hosts"][0].update(reason=HOSTILE + name, state=name)
+def test_names_reach_the_terminal_only_as_text(name: str, width: int) -> None:
+    snapshot = snapshot_of(farm_with(Declaration(name, slots=1), requests=2, source=name + HOSTILE))
+    snapshot["hosts"][0]["reason"] = HOSTILE + name
+    snapshot["hosts"][0]["state"] = name
     text = shown(snapshot, width)
     assert all(character.isprintable() or character == "\n" for character in text)
 
 
 @given(value=st.none() | st.text(max_size=3) | st.integers(-999, 999))
-def test_what_another_version_leaves_out_stays_empty(value: object) -> None:
-    snapshot = {"hosts": [{"name": "fast"}, {"tier": value}], "requests": [{"user": value}]}
-    text = shown(snapshot, 80)
+def test_a_key_that_another_version_leaves_out_stays_empty(value: object) -> None:
+    hosts: list[dict[str, object]] = [{"name": "fast"}, {"tier": value}]
+    text = shown(from_other_version(hosts=hosts, requests=[{"user": value}]), 80)
     assert text.splitlines()[1].split() == ["fast", "-", "?", "of", "?", "?", "?", "-", "-", "-"]
 
 
 @contextmanager
 def scripted_server(status: int, body: bytes) -> Iterator[str]:
-    """Yield the address, as --server takes it, of a server that answers everything so."""
+    """Yield the address, for --server, of a server that always gives this answer."""
 
     class Answer(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -376,14 +391,14 @@ def scripted_server(status: int, body: bytes) -> Iterator[str]:
             thread.join()
 
 
-def nobody_listens() -> str:
+def address_without_server() -> str:
     import socket
 
     with closing(socket.create_server(("127.0.0.1", 0))) as unused:
         return f"127.0.0.1:{unused.getsockname()[1] - Port.MONITOR}"
 
 
-def test_json_is_unchanged(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_json_is_printed_unchanged(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     body = b'{"hosts": [],   "future": "\\u001b"}\n'
     with scripted_server(200, body) as server:
         assert table.main(["--server", server, "--json"]) == 0
@@ -391,7 +406,7 @@ def test_json_is_unchanged(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
 
 
 def test_a_pipe_gets_whole_lines_and_no_colours(capfd: pytest.CaptureFixture[str]) -> None:
-    snapshot = take_snapshot(busy_farm())
+    snapshot = snapshot_of(busy_farm())
     snapshot["hosts"][0]["reason"] = "because " * 60 + "of that"
     with scripted_server(200, json.dumps(snapshot).encode()) as server:
         assert table.main(["--server", server]) == 0
@@ -404,7 +419,7 @@ def test_servers_are_tried_in_order(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with scripted_server(200, b'{"hosts": []}') as server:
-        monkeypatch.setenv("HOST_SERVER", f"{nobody_listens()},{server}")
+        monkeypatch.setenv("HOST_SERVER", f"{address_without_server()},{server}")
         assert table.main([]) == 0
     assert "No hosts" in capfd.readouterr().out
 
@@ -418,7 +433,7 @@ def test_servers_are_tried_in_order(
         (200, b'{"hosts": 3}', "not a host-server"),
     ],
 )
-def test_what_is_no_farm_is_said_in_one_line(
+def test_an_answer_that_is_no_farm_is_one_line(
     status: int, body: bytes, why: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with scripted_server(status, body) as server:
@@ -431,7 +446,7 @@ def test_what_is_no_farm_is_said_in_one_line(
 
 def test_no_server_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     for option in ([], ["--json"], ["--watch"]):
-        assert table.main(["--server", nobody_listens(), *option]) == 1
+        assert table.main(["--server", address_without_server(), *option]) == 1
         error = capfd.readouterr().err
         assert error.startswith("mon-host-server: no host-server answers at 127.0.0.1:")
         assert error.count("\n") == 1

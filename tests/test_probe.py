@@ -1,4 +1,4 @@
-"""What a probe finds of a distccd: one that runs, swallows compiles, is stopped, is gone."""
+"""Probes of a distccd that runs, swallows compiles, is stopped, or is gone."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def found(host: DistccdHost, compiler: str) -> Found | None:
     ("compiler", "compiles"), [("gcc", True), ("no-such-gcc", False), ("", False)]
 )
 def test_a_distccd_that_runs_answers(host: DistccdHost, compiler: str, compiles: bool) -> None:
-    """With or without the compiler that it is asked for."""
+    """It answers with or without the compiler."""
     assert found(host, compiler) == Found(True, compiles)
 
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("compiler", ["gcc", ""])
-def test_a_distccd_that_is_stopped_does_not(
+def test_a_distccd_that_is_stopped_does_not_answer(
     host: DistccdHost, compiler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert found(host, "gcc") == Found(True, True), "all its processes have begun"
@@ -46,10 +46,10 @@ def test_a_distccd_that_is_stopped_does_not(
 
 
 @pytest.mark.e2e
-def test_a_host_that_swallows_compiles_does_not(
+def test_a_host_that_swallows_compiles_does_not_answer(
     host: DistccdHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It accepts, and closes when we do: only a compile shows that none ends."""
+    """It accepts a connection, and closes it after us. Only a compile shows that none ends."""
     monkeypatch.setattr(probe_module, "PROBE_WITHIN_S", 0.3)
     host.hold_probes_too()
     assert found(host, "gcc") == Found(False)
@@ -58,10 +58,10 @@ def test_a_host_that_swallows_compiles_does_not(
     assert found(host, "gcc") == Found(True, True)
 
 
-def test_where_nobody_listens_there_is_no_answer() -> None:
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        assert asyncio.run(probe("127.0.0.1", nobody.getsockname()[1], "gcc")) == Found(False)
+def test_a_port_that_does_not_listen_does_not_answer() -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        assert asyncio.run(probe("127.0.0.1", bound.getsockname()[1], "gcc")) == Found(False)
 
 
 def test_an_endless_reply_is_an_answer() -> None:

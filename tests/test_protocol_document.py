@@ -1,10 +1,10 @@
-"""docs/protocol.md is normative: its conversations are played, and its tables are looked up.
+"""docs/protocol.md is normative: its conversations run as tests, and its words are in the code.
 
-A block that opens with ```session PORT is a conversation on that port. `C:` is what the client
-sends, `S:` what the server answers, `*` stands for any value, and `(close)` for the server's close.
-Each is played against a server of its own, which has one host: desk1, on host-server's own machine,
-with 2 slots. After `session PORT key` the farm has a key, and `*` for the client's proof stands for
-the right one, worked out here as the page says.
+A block that opens with ```session PORT is a conversation on that port. `C:` is a line that the
+client sends, and `S:` one that the server answers. `*` stands for any value, and `(close)` for the
+server's close. Each conversation has its own server with one host: desk1, on host-server's own
+machine, with 2 slots. After `session PORT key` the farm has a key. Then `*` for the client's proof
+stands for the right proof, computed here as the page says.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def options(tmp_path: Path) -> list[object]:
 
 
 def with_proof(line: str, port: str, server_nonce: str) -> str:
-    """Put the client's proof into a line, if it has a place for one."""
+    """Return the line with the client's proof in place of `proof=*`, if it has that."""
     if "proof=*" not in line:
         return line
     nonce = parse_line(line.encode()).text("nonce")
@@ -57,7 +57,7 @@ def with_proof(line: str, port: str, server_nonce: str) -> str:
 
 
 def matches(line: str, pattern: str) -> bool:
-    """Whether a line is what the document says, with `*` for any value."""
+    """Whether a line is as documented, with `*` for any value."""
     said, expected = parse_line(line.encode()), parse_line(pattern.encode())
     return (said.verb, said.words.keys()) == (expected.verb, expected.words.keys()) and all(
         value in ("*", said.words[key]) for key, value in expected.words.items()
@@ -75,7 +75,7 @@ def test_the_document_has_conversations_on_every_port() -> None:
     SESSIONS,
     ids=[f"{n}-{port}" for n, (port, _, _) in enumerate(SESSIONS)],
 )
-def test_a_conversation_goes_as_documented(
+def test_a_conversation_is_as_documented(
     tmp_path: Path, options: list[object], port: str, key: str, lines: str
 ) -> None:
     nonce = ""
@@ -102,16 +102,16 @@ def test_a_conversation_goes_as_documented(
 
 @pytest.mark.parametrize("word", sorted(VERBS | KEYS))
 def test_every_verb_and_key_is_in_the_code(word: str) -> None:
-    """As a string of its own, or as the name of an argument of `send`."""
+    """Each is a string of its own there, or the name of an argument of `send`."""
     assert re.search(rf'"{word}"|\b{word}=|"{word} ', SOURCES), word
 
 
-def test_the_numbers_of_the_document_are_the_codes() -> None:
+def test_the_document_has_the_numbers_of_the_code() -> None:
     assert f"at most {LINE_LIMIT_BYTES} bytes" in DOCUMENT
     assert f"At most {WORD_LIMIT} words" in DOCUMENT
 
 
-def test_what_is_looked_for_is_found() -> None:
+def test_the_document_is_parsed() -> None:
     assert {"request", "lease", "failed", "load", "drain", "networks"} <= VERBS
     assert {"grace_s", "power_index", "wall_s"} <= KEYS
     assert matches(format_line("lease", id=4, host="desk1")[:-1].decode(), "lease id=* host=desk1")

@@ -1,4 +1,4 @@
-"""The record: one row for each lease, as it ended, in a form that can be played again."""
+"""The record: one row for each lease that ended, in a form that can be simulated."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def rows(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
-def test_a_row_has_what_is_known_of_a_lease() -> None:
+def test_a_row_has_all_that_is_known_about_a_lease() -> None:
     file = io.StringIO(newline="")
     recorder = Recorder(file, started=100.0)
     recorder.write(lease(), Outcome(exit=0, wall_s=2.5, cpu_s=0.5), 105.0)
@@ -111,5 +111,5 @@ def test_a_record_goes_on_where_it_ended(tmp_path: Path) -> None:
             recorder = Recorder(file, started - offset_s)
             recorder.write(lease(source="a\nb,c.c"), Outcome(exit=0), started + 5.0)
         assert recorded_until_s(path) == until_s
-    # The second was granted before its server began: by another one.
+    # Another server granted the second lease, before this one started.
     assert [row["granted_s"] for row in rows(path.read_text())] == ["2.0000", "0.0000"]

@@ -1,4 +1,4 @@
-"""Who may do what on a real host-server: networks by port, the farm's key, and limits by address.
+"""Access to a real host-server: networks by port, the farm's key, and limits by address.
 
 The programs are the real ones; loopback addresses stand for machines. tests/test_key.py and
 tests/test_access.py have the rules themselves.
@@ -22,7 +22,6 @@ from run_program import eventually, free_ports, program_environment, run, runnin
 from compilefarm.programs.connection import Connection, NotProven
 from compilefarm.protocol.address import Address
 from compilefarm.protocol.ports import Port
-from compilefarm.server import connections
 
 pytestmark = pytest.mark.slow
 
@@ -61,7 +60,7 @@ def farm(tmp_path: Path) -> Iterator[HostServer]:
 
 
 def prove(client: Client, port: str, key: str) -> None:
-    """Say what proves the key, worked out as the protocol's page says and by nobody's code."""
+    """Prove the key as docs/protocol.md says, without the code under test."""
     client.say("challenge")
     nonce = client.hears("challenge").required("nonce")
     text = f"compilefarm client {port} {nonce} mine1234mine1234"
@@ -83,8 +82,10 @@ def prove(client: Client, port: str, key: str) -> None:
         (LOADS, "add host=127.0.0.1 slots=4"),
     ],
 )
-def test_nobody_speaks_for_a_host_without_the_key(farm: HostServer, port: int, line: str) -> None:
-    """Not even for himself, and not even on host-server's own machine."""
+def test_no_sender_speaks_for_a_host_without_the_key(
+    farm: HostServer, port: int, line: str
+) -> None:
+    """Not for itself, and not on host-server's own machine."""
     for sender in ("127.0.0.1", OTHERS):
         with farm.connect(port, sender=sender) as client:
             client.say(line)
@@ -93,7 +94,7 @@ def test_nobody_speaks_for_a_host_without_the_key(farm: HostServer, port: int, l
 
 
 @pytest.mark.parametrize("port", [STATUS, LOADS])
-def test_who_proves_the_key_speaks_for_any_host(farm: HostServer, port: int) -> None:
+def test_a_sender_that_proves_the_key_speaks_for_any_host(farm: HostServer, port: int) -> None:
     with farm.connect(port, sender=OTHERS) as client:
         prove(client, NAMES[port], KEY)
         client.hears("ok")
@@ -162,7 +163,7 @@ def test_the_programs_prove_it(farm: HostServer, tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_loadavg_proves_it_and_takes_up_a_new_key(farm: HostServer, tmp_path: Path) -> None:
+def test_loadavg_proves_it_and_uses_a_new_key(farm: HostServer, tmp_path: Path) -> None:
     mine = key_file(tmp_path, "mine", WRONG_KEY)
     host = f"127.0.0.2:{free_ports(address='127.0.0.2')}"
     options = ["--server", farm.name, "--register", "--host", host, "--slots", 2]
@@ -173,7 +174,7 @@ def test_loadavg_proves_it_and_takes_up_a_new_key(farm: HostServer, tmp_path: Pa
     key_file(tmp_path, "mine", KEY)
     with running("loadavg", *options, "--key-file", mine):
         eventually(lambda: farm.host(host).get("state") in ("up", "busy"))
-        # The server gets another key, and goes on taking the old one until it is dropped.
+        # The server gets another key, and accepts the old one until that is removed.
         key_file(tmp_path, "servers", NEW_KEY, KEY)
         farm.process.send_signal(signal.SIGHUP)
         eventually(lambda: farm.logs("servers read again: 2 keys"))
@@ -185,14 +186,14 @@ def test_loadavg_proves_it_and_takes_up_a_new_key(farm: HostServer, tmp_path: Pa
             assert (done.returncode, done.stderr) == (0, "")
         key_file(tmp_path, "servers", "# none")
         farm.process.send_signal(signal.SIGHUP)
-        eventually(lambda: farm.logs("the keys are kept as they were: key file"))
+        eventually(lambda: farm.logs("the keys stay as they were: key file"))
         key_file(tmp_path, "servers", NEW_KEY)
         farm.process.send_signal(signal.SIGHUP)
         eventually(lambda: farm.logs("servers read again: 1 keys"))
-        assert farm.host(host)["state"] in ("up", "busy"), "a connection that was proven stays so"
+        assert farm.host(host)["state"] in ("up", "busy"), "a connection with a proof stays proven"
 
 
-def test_a_farm_without_a_key_says_so_to_who_has_one(tmp_path: Path) -> None:
+def test_a_farm_without_a_key_says_so_to_a_client_with_one(tmp_path: Path) -> None:
     mine = key_file(tmp_path, "mine", KEY)
     with HostServer(tmp_path) as server:
         done = run("addhost", "127.0.0.1", "--server", server.name, "--key-file", mine)
@@ -204,7 +205,7 @@ def test_a_farm_without_a_key_says_so_to_who_has_one(tmp_path: Path) -> None:
 
 
 def test_a_host_does_not_believe_a_server_without_the_key(tmp_path: Path) -> None:
-    """It would tell the host whom to compile for."""
+    """Such a server could tell the host to compile for other machines."""
     mine = key_file(tmp_path, "mine", KEY)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         base = listener.getsockname()[1] - Port.STATUS
@@ -243,7 +244,7 @@ def test_a_key_file_that_cannot_be_used_stops_the_start(tmp_path: Path) -> None:
     assert done.stderr == f"host-server: key file {path} is open to others: chmod 600 {path}\n"
 
 
-def test_a_connection_that_proved_nothing_is_closed(tmp_path: Path, farm: HostServer) -> None:
+def test_a_wrong_key_closes_the_connection(tmp_path: Path, farm: HostServer) -> None:
     wrong = key_file(tmp_path, "wrong", WRONG_KEY)
     _, _, base = farm.name.rpartition(":")
     with pytest.raises(NotProven):
@@ -253,7 +254,7 @@ def test_a_connection_that_proved_nothing_is_closed(tmp_path: Path, farm: HostSe
 # -- networks by port
 
 
-def test_each_port_can_be_open_to_others(tmp_path: Path) -> None:
+def test_each_port_can_serve_other_networks(tmp_path: Path) -> None:
     allow = [
         "--allow",
         "127.0.0.0/8",
@@ -292,7 +293,7 @@ def test_a_wrong_network_is_one_line(allow: str) -> None:
 # -- limits by address
 
 
-def test_an_address_has_so_many_connections(tmp_path: Path) -> None:
+def test_connections_of_one_address_are_limited(tmp_path: Path) -> None:
     with (
         HostServer(tmp_path, "--connections-per-address", 12) as server,
         contextlib.ExitStack() as s,
@@ -308,14 +309,14 @@ def test_an_address_has_so_many_connections(tmp_path: Path) -> None:
             client.send(b"GET / HTTP/1.0\r\n\r\n")
             assert client.line() == ""
         assert server.ask("add host=127.0.0.1 slots=8").startswith("ok ")
-        server.serves()  # others are served as before
+        server.serves()  # other addresses are served as before
         for client in crowd[:2]:
             client.close()
         eventually(lambda: server.ask("networks", sender=OTHERS).startswith("ok "))
         assert server.log.read_text().count(f"refused {OTHERS}") == 1
 
 
-def test_an_address_has_so_many_waiting_requests(tmp_path: Path) -> None:
+def test_waiting_requests_of_one_address_are_limited(tmp_path: Path) -> None:
     with (
         HostServer(tmp_path, "--waiting-per-address", 3) as server,
         contextlib.ExitStack() as stack,
@@ -335,7 +336,7 @@ def test_an_address_has_so_many_waiting_requests(tmp_path: Path) -> None:
             assert client.hears("refused").words["reason"] == f"3 requests of {OTHERS} wait already"
             assert client.line() == ""
         request("127.0.0.3", "wait").close()
-        waiting.pop().close()  # one that gives up makes room, and so does one that is served
+        waiting.pop().close()  # a client that ends makes room, and so does one that is served
         eventually(lambda: server.farm()["totals"]["requests_waiting"] == 2)
         request(OTHERS, "wait")
         holder.close()
@@ -346,7 +347,7 @@ def test_an_address_has_so_many_waiting_requests(tmp_path: Path) -> None:
 # -- the monitor port
 
 
-def test_who_never_asks_the_monitor_is_closed(
+def test_a_monitor_connection_without_a_request_is_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = (
@@ -367,7 +368,19 @@ def test_who_never_asks_the_monitor_is_closed(
         server.serves()
 
 
-def test_the_monitor_has_no_verb_that_changes_anything() -> None:
-    assert not any(
-        name for name in dir(connections.MonitorConnection) if "happen" in name or "farm" in name
-    )
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"remove host=127.0.0.1\n", "400"),
+        (b"POST /api/farm HTTP/1.0\r\n\r\n", "405"),
+        (b"PUT /api/farm HTTP/1.0\r\n\r\n", "405"),
+        (b"DELETE / HTTP/1.0\r\n\r\n", "405"),
+        (b"GET /api/farm/remove?host=127.0.0.1 HTTP/1.0\r\n\r\n", "404"),
+    ],
+)
+def test_the_monitor_changes_nothing(host_server: HostServer, sent: bytes, status: str) -> None:
+    before = host_server.host("127.0.0.1")
+    with host_server.connect(MONITOR) as client:
+        client.send(sent)
+        assert client.line().split()[1] == status
+    assert host_server.host("127.0.0.1") == before

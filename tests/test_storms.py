@@ -12,8 +12,8 @@ from storms.plan import BuilderPlan, Fault, HostPlan, Plan, plan_of
 from storms.story import failure_of, shortest, tell
 
 from compilefarm.core.farm.farm import Farm
-from compilefarm.server.connections import RequestConnection
-from compilefarm.server.main import HostServer
+from compilefarm.server.connections.requests import RequestConnection
+from compilefarm.server.host_server import HostServer
 
 TESTS = Path(__file__).parent
 HOSTS = (

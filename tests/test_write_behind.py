@@ -1,4 +1,4 @@
-"""What survives, on its way to the disk and back: a disk that fails loses it, and nothing else."""
+"""Saving and restoring: a disk that fails loses what was learned, and nothing else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from compilefarm.core.learning.learning import Learning
 from compilefarm.core.model import Availability
 from compilefarm.protocol.declaration import Declaration
 from compilefarm.server.storage import write_behind
-from compilefarm.server.storage.state_file import DiskError, RememberedHost, StateFile
+from compilefarm.server.storage.state_file import DiskError, SavedHost, StateFile
 from compilefarm.server.storage.write_behind import WriteBehind
 
 
@@ -40,8 +40,9 @@ def test_a_disk_that_was_full_at_the_start_is_used_once_there_is_room(
         keeper = behind(tmp_path, learning)
         with monkeypatch.context() as patched:
             patched.setattr(write_behind, "StateFile", full)
-            await keeper.recall()
-            await keeper._write()
+            await keeper.restore()
+            keeper.availability_changed("h")
+            await keeper.written()
         assert caplog.text.count("disk is full") == 1
         learning.observe("/d", "kept.c", "h", 1.0, 2.0)
         learning.observe_memory("/d", 900.0)
@@ -50,7 +51,7 @@ def test_a_disk_that_was_full_at_the_start_is_used_once_there_is_room(
     async def live_again() -> None:
         learning = Learning()
         keeper = behind(tmp_path, learning)
-        await keeper.recall()
+        await keeper.restore()
         learning.declare("h", 1.0)
         assert learning.cost("/d", "kept.c") is not None
         assert learning.memory_mb("/d") == 900.0
@@ -75,27 +76,27 @@ def test_a_disk_that_was_full_at_the_start_is_used_once_there_is_room(
         {"colour": "blue"},
     ],
 )
-def test_what_was_kept_of_a_host_and_makes_no_sense_is_passed_by(
+def test_a_saved_host_that_makes_no_sense_is_ignored(
     tmp_path: Path, spoilt: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     words = asdict(Declaration("desk1", slots=4)) | {"types": [], "compilers": [], "mode": None}
     state = StateFile(tmp_path)
     state.save_hosts(
         [
-            RememberedHost("desk1", json.dumps(words), "10.0.0.1", True, False),
-            RememberedHost("desk2", json.dumps(words | spoilt), "10.0.0.2", True, False),
+            SavedHost("desk1", json.dumps(words), "10.0.0.1", True, False),
+            SavedHost("desk2", json.dumps(words | spoilt), "10.0.0.2", True, False),
         ],
         [],
     )
     state.close()
 
-    async def recalled() -> tuple[Availability, ...] | None:
+    async def restored() -> tuple[Availability, ...] | None:
         keeper = behind(tmp_path, Learning())
-        await keeper.recall()
+        await keeper.restore()
         await keeper.close()
         return keeper.earlier_life
 
-    assert asyncio.run(recalled()) == (
+    assert asyncio.run(restored()) == (
         Availability(Declaration("desk1", slots=4), "10.0.0.1", True, False),
     )
-    assert "what was kept of desk2 makes no sense" in caplog.text
+    assert "what was saved for desk2 makes no sense" in caplog.text

@@ -1,8 +1,8 @@
 """host-server in the simulated world: the real one, from its connections to its timers.
 
-It is `server.HostServer` with the real farm, policies and connections, in a process of the world.
-The parts that `serve` adds on a real machine are missing: sockets, signals, the monitor port and
-files. Only the availability of hosts survives a restart, on a simulated disk.
+It is `HostServer` with the real farm, policies and connections, as a process of the world. What
+`server/main.py` adds on a real machine (sockets, signals, the monitor port, files) is not here. One
+thing is: the hosts' availability is saved on a simulated disk.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from compilefarm.core.placement.policies import make_policy
 from compilefarm.protocol.declaration import Declaration
 from compilefarm.protocol.ports import BASE_PORT
 from compilefarm.server.access import networks_by_port
-from compilefarm.server.connections import LoadConnection, RequestConnection, StatusConnection
-from compilefarm.server.main import HostServer
+from compilefarm.server.connections.hosts import LoadConnection, StatusConnection
+from compilefarm.server.connections.requests import RequestConnection
+from compilefarm.server.host_server import HostServer
 from compilefarm.server.storage.write_behind import WRITE_BEHIND_S, WriteBehind
 
 from .network import Machine, Network
@@ -110,7 +111,7 @@ class ServerProgram:
         server = self.server = WatchedServer(policy, networks_by_port(()))
         server.life = f"life{self.starts}"  # a real one draws a random text
         disk = _Disk(self._kept, server)
-        server.behind = cast(WriteBehind, disk)
+        server.write_behind = cast(WriteBehind, disk)
         server.happen(HostsListed(self._listed))
         if self.starts > 1:
             server.happen(EarlierLife(tuple(self._kept.values())))

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from compilefarm.core.farm.farm import LOST_AFTER_S, SILENT_AFTER_S
 from compilefarm.core.model import Host, Request, State
-from compilefarm.server.connections import RequestConnection
+from compilefarm.server.connections.requests import RequestConnection
 
 from .host_server import WatchedServer
 from .network import NOTICED_WITHIN_S, SENT_AGAIN_WITHIN_S, Endpoint

@@ -19,12 +19,13 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from compilefarm.programs.connection import servers
 from compilefarm.programs.error_text import error_text
 from compilefarm.programs.options import Parser, complain, positive_number
 from compilefarm.protocol.address import Address
+from compilefarm.protocol.farm_json import HostSnapshot, RequestSnapshot, Snapshot
 from compilefarm.protocol.ports import Port
 
 if TYPE_CHECKING:
@@ -40,8 +41,6 @@ REASON_FROM = 110
 LOAD_FROM = 72
 POWER_FROM = 52
 OWNER_LIMIT_S = 366 * 86400.0
-
-Snapshot = dict[str, Any]
 
 
 class NoAnswer(Exception):
@@ -114,7 +113,8 @@ def parse(body: bytes) -> Snapshot:
     try:
         snapshot = json.loads(body)
         if isinstance(snapshot, dict) and isinstance(snapshot["hosts"], list):
-            return snapshot
+            # Another version's server may leave keys out, so the view reads them with `get`.
+            return cast(Snapshot, snapshot)
     except (ValueError, KeyError, RecursionError):
         pass
     raise NoAnswer("the server there is not a host-server")
@@ -154,7 +154,7 @@ def view(snapshot: Snapshot, width: int, *, totals_first: bool = False) -> Group
 # -- the parts of the view
 
 
-def _hosts_table(hosts: Sequence[Snapshot], width: int) -> Table:
+def _hosts_table(hosts: Sequence[HostSnapshot], width: int) -> Table:
     from rich.text import Text
 
     table = _table()
@@ -171,8 +171,8 @@ def _hosts_table(hosts: Sequence[Snapshot], width: int) -> Table:
     if width >= REASON_FROM:
         table.add_column("reason", overflow="fold", ratio=1)
     for host in hosts:
-        load = host.get("load") or {}
-        averages = load.get("load_averages") or [None]
+        load = host.get("load")
+        average = load["load_averages"][0] if load and load.get("load_averages") else None
         cells = [
             _line(host.get("name", "?")),
             _line(_or_dash(host.get("tier"))),
@@ -183,21 +183,24 @@ def _hosts_table(hosts: Sequence[Snapshot], width: int) -> Table:
         if width >= POWER_FROM:
             cells.append(_line(_number(host.get("power_index"), 1)))
         if width >= LOAD_FROM:
-            cells += [_line(_number(averages[0], 2)), _line(_number(load.get("foreign_cpus"), 2))]
+            cells += [
+                _line(_number(average, 2)),
+                _line(_number(load and load.get("foreign_cpus"), 2)),
+            ]
         if width >= REASON_FROM:
             cells.append(_line(_reason(host)))
         table.add_row(*cells)
     return table
 
 
-def _reasons(hosts: Sequence[Snapshot]) -> list[Text | str]:
+def _reasons(hosts: Sequence[HostSnapshot]) -> list[Text | str]:
     reasons: list[Text | str] = [
         _line(f"{host.get('name', '?')}: {reason}") for host in hosts if (reason := _reason(host))
     ]
     return ["", *reasons] if reasons else []
 
 
-def _requests_table(requests: Sequence[Snapshot]) -> Table:
+def _requests_table(requests: Sequence[RequestSnapshot]) -> Table:
     table = _table()
     table.add_column("waiting: user", overflow="fold")
     table.add_column("builder", overflow="fold")
@@ -205,7 +208,9 @@ def _requests_table(requests: Sequence[Snapshot]) -> Table:
     table.add_column("waited", justify="right", no_wrap=True)
     for request in requests:
         table.add_row(
-            *(_line(request.get(key) or "-") for key in ("user", "builder", "source")),
+            _line(request.get("user") or "-"),
+            _line(request.get("builder") or "-"),
+            _line(request.get("source") or "-"),
             _line(_duration(request.get("waited_s"))),
         )
     return table
@@ -218,31 +223,28 @@ def _totals(snapshot: Snapshot) -> list[str]:
         bool(lease.get("backup")) for host in snapshot["hosts"] for lease in host.get("leases", [])
     )
     of_these = f" ({_count(backups, 'backup')})" if backups else ""
-
-    def number(key: str) -> str:
-        return str(totals.get(key, "?"))
-
     now = (
-        f"{number('hosts_up')} of {_count(totals.get('hosts'), 'host')} up",
-        f"{_count(totals.get('slots'), 'slot')}: {number('slots_in_use')} in use{of_these}, "
-        f"{number('slots_free')} free",
+        f"{totals.get('hosts_up', '?')} of {_count(totals.get('hosts'), 'host')} up",
+        f"{_count(totals.get('slots'), 'slot')}: {totals.get('slots_in_use', '?')} in use"
+        f"{of_these}, {totals.get('slots_free', '?')} free",
         f"{_count(totals.get('requests_waiting'), 'request')} waiting",
     )
     so_far = (
         f"{_count(totals.get('leases_granted'), 'lease')} granted, "
-        f"{number('leases_failed')} failed, {number('leases_revoked')} revoked",
-        f"{_count(totals.get('backups_begun'), 'backup')}, {number('backups_first')} of them first",
+        f"{totals.get('leases_failed', '?')} failed, {totals.get('leases_revoked', '?')} revoked",
+        f"{_count(totals.get('backups_begun'), 'backup')}, "
+        f"{totals.get('backups_first', '?')} of them first",
         f"{_count(totals.get('requests_refused'), 'request')} refused",
     )
     return [f"now: {'; '.join(now)}", f"so far: {'; '.join(so_far)}"]
 
 
 def _server(snapshot: Snapshot) -> str:
-    server = snapshot.get("server") or {}
+    server = snapshot.get("server", {})
     policy = snapshot.get("policy", "?")
     words = [f"host-server {server.get('version', '')}"]
-    if "host" in server and "base_port" in server:
-        words.append(f"on {server['host']}, base port {server['base_port']}")
+    if "base_port" in server:
+        words.append(f"on {server.get('host', '?')}, base port {server['base_port']}")
     return f"{' '.join(words)}, up {_duration(server.get('uptime_s'))}, policy {policy}"
 
 
@@ -262,13 +264,13 @@ def _line(value: object) -> Text:
     return Text(printable(value))
 
 
-def _style(host: Snapshot) -> str:
+def _style(host: HostSnapshot) -> str:
     if host.get("state") == "up":
         return "yellow" if host.get("reason") else "green"
     return "dim" if host.get("state") in ("away", "draining", "owner") else "red"
 
 
-def _reason(host: Snapshot) -> str:
+def _reason(host: HostSnapshot) -> str:
     """Return the reason for a host's state, with the time at which its owner came.
 
     host-server reports how long ago the owner came, because its own clock may be wrong or in

@@ -1,54 +1,61 @@
-"""What monitors see of a farm: one JSON-ready value, made in pieces.
+"""The snapshot of a farm that monitors show: one JSON-ready value, made in pieces.
 
 A snapshot of thousands of hosts takes tens of milliseconds, and in the server compiles wait
-meanwhile; so it is made some hosts at a time, and whoever asked lets others have their turn
-between. Each host's part is true of one moment, the whole is of a few: a lease that moves in
-between may show twice or not at all, which a monitor that looks every second can bear. To stop
-the farm for a picture of one moment, or to copy it first, would cost what this is to avoid.
+meanwhile. So it is made a few hosts at a time, and the caller lets others run between the pieces.
+Each host's part is true at one moment, and the whole within a few. A lease that moves in between
+may show twice or not at all; that does no harm to a monitor that looks every second.
 
-This module reads the books and must not change them.
+Rejected: to stop the farm for a snapshot of one moment, or to copy it first. Both take the time
+that the pieces avoid.
+
+This module reads the farm and must not change it. `protocol/farm_json.py` has the types.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any
 
 from compilefarm.core.farm.farm import Farm
-from compilefarm.core.model import Host, Request
+from compilefarm.core.model import Host, Lease, Load, Request
 from compilefarm.core.placement.policy import HostUse
+from compilefarm.protocol.farm_json import (
+    FarmSnapshot,
+    HostSnapshot,
+    LeaseSnapshot,
+    LoadSnapshot,
+    RequestSnapshot,
+)
 
-Snapshot = dict[str, Any]
-Pieces = Generator[None, None, Snapshot]
+Pieces = Generator[None, None, FarmSnapshot]
 
-# Hosts or requests at once: about a millisecond.
+# Hosts or requests in one piece: about a millisecond.
 PIECE = 100
 
 
-def take_snapshot(farm: Farm) -> Snapshot:
-    """Return all that monitors show, as JSON-ready values; times are ages in seconds."""
+def take_snapshot(farm: Farm) -> FarmSnapshot:
+    """Return a snapshot of the farm, made without a pause."""
     return whole(snapshot_in_pieces(farm))
 
 
-def whole(pieces: Pieces) -> Snapshot:
-    """Return what a snapshot made in pieces comes to, without a pause."""
+def whole(pieces: Pieces) -> FarmSnapshot:
+    """Return the snapshot that `pieces` makes, without a pause."""
     while True:
         try:
             next(pieces)
         except StopIteration as end:
-            snapshot: Snapshot = end.value
+            snapshot: FarmSnapshot = end.value
             return snapshot
 
 
 def snapshot_in_pieces(farm: Farm) -> Pieces:
-    """Yield between pieces, and return all that monitors show; times are ages in seconds."""
-    hosts: list[dict[str, Any]] = []
+    """Yield between pieces, and return a snapshot of the farm."""
+    hosts: list[HostSnapshot] = []
     for number, host in enumerate(list(farm.hosts.values()), 1):
-        if farm.hosts.get(host.name) is host:  # else it was forgotten since we began
+        if farm.hosts.get(host.name) is host:  # not forgotten since we began
             hosts.append(_host(farm, host))
         if number % PIECE == 0:
             yield
-    requests: list[dict[str, Any]] = []
+    requests: list[RequestSnapshot] = []
     for number, request in enumerate(list(farm.waiting.values()), 1):
         requests.append(_request(farm, request))
         if number % PIECE == 0:
@@ -76,7 +83,7 @@ def snapshot_in_pieces(farm: Farm) -> Pieces:
     }
 
 
-def _request(farm: Farm, request: Request) -> dict[str, Any]:
+def _request(farm: Farm, request: Request) -> RequestSnapshot:
     return {
         "id": request.id,
         "user": request.user,
@@ -89,27 +96,10 @@ def _request(farm: Farm, request: Request) -> dict[str, Any]:
     }
 
 
-def _reason(host: Host, use: HostUse) -> str:
-    """Return why a host, or a part of it, is not in use as it was declared."""
-    reasons = [host.reason or use.reason]
-    if host.strays and host.settles_at is not None:
-        reasons.append("it has returned, and its leases may not all be back yet")
-    elif host.strays:
-        reasons.append(f"{host.strays} compiles run there without a lease of ours")
-    return "; ".join(filter(None, reasons))
-
-
-def _slots_free(host: Host, use: HostUse) -> int:
-    """Return how many free slots of a host that is in use a compile could have now."""
-    if use.slots is None:
-        return len(host.free)
-    return min(len(host.free), max(0, use.slots - host.in_use))
-
-
-def _host(farm: Farm, host: Host) -> dict[str, Any]:
+def _host(farm: Farm, host: Host) -> HostSnapshot:
     use = farm.policy.use_of(host)
-    load = host.load
     usable = host.up and use.tier is not None
+    since = host.owner_since
     return {
         "name": host.name,
         "address": host.address,
@@ -127,34 +117,57 @@ def _host(farm: Farm, host: Host) -> dict[str, Any]:
         "tier": use.tier,
         "reason": _reason(host, use),
         "mode": host.mode.value,
-        "owner_present_s": None
-        if host.owner_since is None
-        else round(farm.now - host.owner_since, 1),
+        "owner_present_s": None if since is None else round(farm.now - since, 1),
         "compiles": host.compiles,
         "failures": host.failures,
-        "load": load
-        and {
-            "age_s": round(farm.now - (host.load_at or farm.now), 3),
-            "cpus": load.cpus,
-            "load_averages": list(load.load_averages),
-            "foreign_averages": [round(average, 2) for average in load.foreign_averages],
-            "own_cpus": load.own_cpus,
-            "foreign_cpus": load.foreign_cpus,
-            "memory_free_mb": load.memory_free_mb,
-            "memory_total_mb": load.memory_total_mb,
-            "cpu_pressure": load.cpu_pressure,
-            "distccd": load.distccd,
-        },
+        "load": None if host.load is None else _load(farm, host, host.load),
         "leases": [
-            {
-                "id": lease.id,
-                "slot": lease.slot,
-                "user": lease.request.user,
-                "builder": lease.request.builder,
-                "source": lease.request.source,
-                "backup": lease.is_backup,
-                "running_s": round(farm.now - lease.granted, 3),
-            }
+            _lease(farm, lease)
             for lease in sorted(host.leases.values(), key=lambda lease: lease.slot)
         ],
+    }
+
+
+def _slots_free(host: Host, use: HostUse) -> int:
+    """Return the number of slots that a compile could have now, on a host in use."""
+    if use.slots is None:
+        return len(host.free)
+    return min(len(host.free), max(0, use.slots - host.in_use))
+
+
+def _reason(host: Host, use: HostUse) -> str:
+    """Return why a host, or a part of it, is not used as declared; empty if it is."""
+    reasons = [host.reason or use.reason]
+    if host.strays and host.settles_at is not None:
+        reasons.append("it has returned, and its leases may not all be back yet")
+    elif host.strays:
+        reasons.append(f"{host.strays} compiles run there without a lease of this server")
+    return "; ".join(filter(None, reasons))
+
+
+def _load(farm: Farm, host: Host, load: Load) -> LoadSnapshot:
+    reported_at = farm.now if host.load_at is None else host.load_at
+    return {
+        "age_s": round(farm.now - reported_at, 3),
+        "cpus": load.cpus,
+        "load_averages": list(load.load_averages),
+        "foreign_averages": [round(average, 2) for average in load.foreign_averages],
+        "own_cpus": load.own_cpus,
+        "foreign_cpus": load.foreign_cpus,
+        "memory_free_mb": load.memory_free_mb,
+        "memory_total_mb": load.memory_total_mb,
+        "cpu_pressure": load.cpu_pressure,
+        "distccd": load.distccd,
+    }
+
+
+def _lease(farm: Farm, lease: Lease) -> LeaseSnapshot:
+    return {
+        "id": lease.id,
+        "slot": lease.slot,
+        "user": lease.request.user,
+        "builder": lease.request.builder,
+        "source": lease.request.source,
+        "backup": lease.is_backup,
+        "running_s": round(farm.now - lease.granted, 3),
     }

@@ -1,8 +1,8 @@
-"""Who may speak: the networks that a port is open to, how much an address may have, and of whom.
+"""Who may use a port: the networks that it serves, and limits for each address.
 
-An object file from a rogue host is code in somebody's program, so nobody may bring in a host but
-the host itself, host-server's own machine, and who proves the farm's key (`key.py`). This module
-compares addresses and counts; it opens and resolves nothing.
+An object file from a rogue host is code in a user's program. So a sender speaks for a host only if
+it is that host, is on host-server's own machine, or proves the farm's key (`protocol/key.py`). This
+module compares addresses and counts. It opens no connection and resolves no name.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 
+from compilefarm.protocol.address import Network
 from compilefarm.protocol.ports import PORT_LABELS
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 # Loopback and private ranges, as distccd's --allow-private has them.
 PRIVATE_NETWORKS = tuple(
@@ -30,13 +30,17 @@ PRIVATE_NETWORKS = tuple(
     )
 )
 
-# Verdicts are remembered for so many addresses, then forgotten all at once: a scan must not fill
-# memory.
-_REMEMBERED = 10_000
+# Limits for one address: enough for several `make -j500` behind one router, and too little to keep
+# all others out.
+CONNECTIONS_PER_ADDRESS = 16_384
+WAITING_PER_ADDRESS = 4096
+
+# Verdicts are kept for this many addresses, then all are dropped: a scan must not fill memory.
+VERDICTS_LIMIT = 10_000
 
 
-def parse_ip(text: str) -> Address:
-    """Return the address, without a zone, and as IPv4 where it is an IPv4 one in IPv6 clothes.
+def parse_ip(text: str) -> IpAddress:
+    """Return an address without its zone; an IPv4 address written as IPv6 becomes IPv4.
 
     Raises ValueError when the text is no address.
     """
@@ -47,22 +51,22 @@ def parse_ip(text: str) -> Address:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an address means this machine to whoever uses it."""
+    """Whether an address means the machine on which it is used."""
     return address.startswith("127.") or address == "::1"
 
 
 def is_own_machine(sender: str, sent_to: str) -> bool:
-    """Whether a message from `sender` comes from the machine that it was sent to.
+    """Whether a message from `sender` comes from the machine to whose address it was sent.
 
-    127.0.0.1 and ::1 are nobody else, and no other machine has the address that a message went to.
-    The rest of 127.0.0.0/8 stands for other hosts, so that a farm can be tried on one machine.
+    Only this machine has 127.0.0.1 and ::1, and the address that a message was sent to. The rest of
+    127.0.0.0/8 counts as other hosts, so that a farm can be tried on one machine.
     """
     address = parse_ip(sender)
     return str(address) in ("127.0.0.1", "::1") or address == parse_ip(sent_to)
 
 
 class AllowedNetworks:
-    """The networks from which a sender may come."""
+    """The networks from which a sender may come; its length is the number of kept verdicts."""
 
     def __init__(self, networks: Iterable[Network] = PRIVATE_NETWORKS) -> None:
         self.networks = tuple(networks)
@@ -78,18 +82,22 @@ class AllowedNetworks:
                 for network in self.networks
                 if network.version == address.version
             )
-            if len(self._verdicts) >= _REMEMBERED:
+            if len(self._verdicts) >= VERDICTS_LIMIT:
                 self._verdicts.clear()
             self._verdicts[sender] = verdict
         return verdict
+
+    def __len__(self) -> int:
+        return len(self._verdicts)
 
 
 def networks_by_port(
     given: Iterable[tuple[str, Network]],
 ) -> dict[str, AllowedNetworks]:
-    """Return what each port is open to, from pairs of a port's name and a network.
+    """Return the networks that each port serves, from pairs of a port's name and a network.
 
-    An empty name means all ports that have no network of their own, by default the private ones.
+    An empty name stands for each port that is not named. These ports serve the private networks if
+    no pair has an empty name.
     """
     named: dict[str, list[Network]] = {}
     for port, network in given:
@@ -99,14 +107,14 @@ def networks_by_port(
 
 
 class Counts:
-    """How much each address has of something, held against a limit that goes for each."""
+    """A count for each address, with one limit that goes for every address."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._counts: dict[str, int] = {}
 
     def full(self, address: str) -> bool:
-        """Whether an address has as much as it may."""
+        """Whether an address has reached the limit."""
         return self._counts.get(address, 0) >= self.limit
 
     def add(self, address: str) -> None:
@@ -114,7 +122,7 @@ class Counts:
         self._counts[address] = self._counts.get(address, 0) + 1
 
     def drop(self, address: str) -> None:
-        """Count one less for an address that has at least one; one with none is forgotten."""
+        """Count one less for an address that has at least one; forget an address with none."""
         left = self._counts[address] - 1
         if left:
             self._counts[address] = left
@@ -126,38 +134,38 @@ class Counts:
 
 
 class Complaints:
-    """Which refusals are worth a line in the log: one a sender and minute, and so many in all.
+    """Which refusals are logged: one per sender and minute, and a limited number of senders.
 
-    Of a flood of senders only the first have lines of their own; of the others there is a number.
+    In a flood, only the first `AT_ONCE` senders are logged by name; the rest are counted.
     """
 
     AGAIN_S = 60.0
     AT_ONCE = 100
 
     def __init__(self) -> None:
-        self._told_at: dict[str, float] = {}  # the oldest first
+        self._logged_at: dict[str, float] = {}  # the oldest first
         self._left_out = 0
-        self._number_told_at = float("-inf")
+        self._count_logged_at = float("-inf")
 
     def note(self, sender: str, now: float) -> bool:
-        """Whether to log that a sender was refused, at that time in seconds."""
-        while self._told_at:
-            oldest, at = next(iter(self._told_at.items()))
+        """Whether to log that a sender was refused at `now`, in seconds."""
+        while self._logged_at:
+            oldest, at = next(iter(self._logged_at.items()))
             if now - at < self.AGAIN_S:
                 break
-            del self._told_at[oldest]
-        if sender in self._told_at:
+            del self._logged_at[oldest]
+        if sender in self._logged_at:
             return False
-        if len(self._told_at) >= self.AT_ONCE:
+        if len(self._logged_at) >= self.AT_ONCE:
             self._left_out += 1
             return False
-        self._told_at[sender] = now
+        self._logged_at[sender] = now
         return True
 
     def left_out(self, now: float) -> int:
-        """Return how many refusals of further senders had no line; more than 0 once a minute."""
-        if not self._left_out or now - self._number_told_at < self.AGAIN_S:
+        """Return the number of refusals of other senders to log now; above 0 once a minute."""
+        if not self._left_out or now - self._count_logged_at < self.AGAIN_S:
             return 0
         left_out, self._left_out = self._left_out, 0
-        self._number_told_at = now
+        self._count_logged_at = now
         return left_out

@@ -1,11 +1,12 @@
-"""Whether a distccd is well: a compile of nothing, by distcc's own protocol.
+"""Probing a distccd: a compile of an empty file, by distcc's own protocol.
 
-A connection alone says little. The kernel accepts for a distccd that is stopped, and a host can
-take every compile and end none, for want of a disk, say. So a suspect is given an empty file to
-compile, with the compiler that its leases are for. That costs the host some 20 ms; and nobody is
-probed without a suspicion. distccd's statistics would tell less, are off by default, and can hang.
+That a host accepts a connection says little. The kernel accepts for a distccd that is stopped. A
+host can also accept every compile and finish none, for example with a full disk. So the farm has a
+suspect host compile an empty file, with the compiler that its leases are for. This costs the host
+some 20 ms, and only suspect hosts are probed. distccd's statistics would say less, are off by
+default, and can hang.
 
-An answer is whatever ends the connection: a distccd that may not run the compiler just closes it,
+Whatever ends the connection is an answer. A distccd that may not run the compiler just closes it,
 and is as alive as one that compiles. See docs/decisions/0004.
 """
 
@@ -15,21 +16,21 @@ import asyncio
 import errno
 from dataclasses import dataclass
 
-# An empty file takes a moment, and longer on a host whose CPUs are all taken.
+# An empty file takes some 20 ms, and longer on a host whose CPUs are all in use.
 PROBE_WITHIN_S = 5.0
 REPLY_LIMIT_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a probe found: whether somebody is there, and whether he compiled."""
+    """A probe's result: whether distccd answered, and whether it compiled the empty file."""
 
     answered: bool
     compiled: bool = False
 
 
 def question(compiler: str) -> bytes:
-    """Return what asks a distccd to compile an empty file, already preprocessed."""
+    """Return the bytes that ask a distccd to compile an empty, preprocessed file."""
     words = [compiler, "-c", "probe.i", "-o", "probe.o"]
     tokens = [b"DIST%08x" % 1, b"ARGC%08x" % len(words)]
     tokens += [b"ARGV%08x%s" % (len(word.encode()), word.encode()) for word in words]
@@ -37,14 +38,15 @@ def question(compiler: str) -> bytes:
 
 
 def compiled(reply: bytes) -> bool:
-    """Whether a distccd's reply says that the compiler ran and had nothing to object to."""
+    """Whether a distccd's reply says that the compiler ran without an error."""
     return reply.startswith(b"DONE00000001STAT00000000")
 
 
 async def probe(address: str, port: int, compiler: str) -> Found | None:
-    """Return how a distccd fares; without a compiler, whether it closes when we do.
+    """Return whether a distccd answers and compiles.
 
-    None where that cannot be known, because we are out of descriptors ourselves.
+    Without a compiler, only test whether it closes the connection after we do. Return None if the
+    probe was not possible, because this process has no free file descriptor.
     """
     reply = b""
     try:

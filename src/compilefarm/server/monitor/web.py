@@ -1,20 +1,16 @@
 """The monitor port: snapshots of the farm as JSON, as Prometheus metrics, and as a page.
 
-It runs inside host-server, whose event loop has compiles waiting on it, so it is built to cost
-little there. A snapshot is made and encoded piece by piece, with the loop free between pieces; and
-it serves all who ask within twenty times the CPU time that it cost, so that making them never takes
-more than a twentieth of the server's time, however many watch. Of a few hosts that is some
-milliseconds, of thousands it is seconds. CPU time and not what the clock says: where the machine
-stood still for a moment, the farm would be shown as it was for twenty such moments.
-Encoding in a thread was rejected: the encoder holds the interpreter's lock throughout.
+It runs inside host-server, on the event loop that compiles wait for, so it must cost little there.
+A snapshot is made and encoded in pieces, and the loop runs between them. A snapshot also serves all
+requests that come within `REST_PER_COST` times the CPU time that it took. So snapshots never take
+more than a twentieth of the server's time, however many monitors ask. The CPU time counts, not the
+wall time: after a pause of the whole machine, an old snapshot would be shown for far too long.
+Rejected: encoding in a thread, because the encoder holds the interpreter's lock throughout.
 
-Metrics are sums by state and by tier. A series for each host, user or file would grow without
-bound in the memory of whoever collects them; `/api/farm` has the single hosts.
-
-The port is read from by browsers, which other people's pages run in, too. So each answer forbids
-to be framed, guessed at, or kept, and is given only under a name that is the server's: a page whose
-own name suddenly means this machine (DNS rebinding) is refused. There is nothing here that changes
-anything.
+Browsers read this port, and they also run other sites' pages. So each answer forbids framing,
+type guessing and caching. A request must also name the server by one of the server's own names.
+This refuses a page from elsewhere whose name suddenly means this machine (DNS rebinding). Nothing
+here changes the farm.
 
 This module reads snapshots. It must not know the farm, nor which addresses may look.
 """
@@ -26,28 +22,26 @@ import contextlib
 import json
 import time
 from base64 import b64encode
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from hashlib import sha256
 from ipaddress import ip_address
 from pathlib import Path
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from prometheus_client.registry import Collector
 
-from compilefarm.core.snapshot import PIECE, Snapshot
+from compilefarm.core.snapshot import PIECE
+from compilefarm.protocol.farm_json import Snapshot
+from compilefarm.server.monitor.metrics import metrics_text
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-# A snapshot is not made again for so many times the CPU time that it cost.
+# A snapshot is not made again within this many times the CPU time that it took.
 REST_PER_COST = 20
 
-# A connection is closed that asks nothing for so long, from its beginning or its last request on.
+# A connection without a request is closed after this time.
 IDLE_S = 30.0
-# With every answer. Data is shown to nobody's page but ours.
+# The policy and the headers of every answer. Only our own page may show the data.
 NOTHING_RUNS = "default-src 'none'; frame-ancestors 'none'"
 HEADERS = {
     "Server": "host-server",
@@ -58,8 +52,6 @@ HEADERS = {
     "X-Frame-Options": "DENY",
 }
 
-STATES = ("up", "busy", "owner", "away", "draining", "silent", "mute", "quarantined")
-
 
 def application(
     farm_snapshot: Callable[[], Awaitable[Snapshot]],
@@ -69,8 +61,8 @@ def application(
     """Return the monitor port's HTTP application.
 
     `farm_snapshot` returns the farm as JSON-ready values, and lets the loop run meanwhile.
-    `allowed` says whether the peer of that address may look. `names` are the names of this machine
-    that have a dot in them; an address, and a name without a dot, are nobody else's anyway.
+    `allowed` says whether the peer of that address may look. `names` are the machine's names that
+    contain a dot. An address, or a name without a dot, always means this server.
     """
     own_names = {name.lower().rstrip(".") for name in names}
     source = _Source(farm_snapshot)
@@ -82,7 +74,8 @@ def application(
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(
-            body=_metrics(await source.snapshot()), headers={"Content-Type": CONTENT_TYPE_LATEST}
+            body=metrics_text(await source.snapshot()),
+            headers={"Content-Type": CONTENT_TYPE_LATEST},
         )
 
     async def index(_: web.Request) -> web.Response:
@@ -97,11 +90,11 @@ def application(
             return _refusal(403, f"{peer or 'this address'} is not in the networks of this port")
         name = _name_asked_for(request.headers.get("Host", ""))
         if "." in name and name not in own_names:
-            return _refusal(403, f"{name} is no name of this server; see host-server --name")
+            return _refusal(403, f"{name} is not a name of this server; see host-server --name")
         try:
             return await handler(request)
         except web.HTTPNotFound:
-            return _refusal(404, "there are /, /api/farm and /metrics here")
+            return _refusal(404, "this port has /, /api/farm and /metrics")
         except web.HTTPMethodNotAllowed:
             return _refusal(405, "this port only shows the farm: GET and HEAD")
 
@@ -118,12 +111,12 @@ def application(
 
 
 class _Source:
-    """The latest snapshot and its JSON, made anew when someone asks and it is no longer fresh."""
+    """The latest snapshot and its JSON, made again for a request once it is no longer fresh."""
 
     def __init__(self, farm_snapshot: Callable[[], Awaitable[Snapshot]]) -> None:
         self._farm_snapshot = farm_snapshot
-        self._lock = asyncio.Lock()  # those who come while it is made wait for that one
-        self._snapshot: Snapshot = {}
+        self._lock = asyncio.Lock()  # requests that come while it is made wait for it
+        self._snapshot: Snapshot
         self._encoded = b""
         self._fresh_until = float("-inf")
 
@@ -134,7 +127,7 @@ class _Source:
     async def encoded(self) -> bytes:
         async with self._lock:
             if time.monotonic() >= self._fresh_until:
-                # What the loop did between pieces is in it: a server that is busy is asked less.
+                # This includes the loop's work between the pieces: a busy server makes fewer.
                 cpu_before_s = time.thread_time()
                 self._snapshot = await self._farm_snapshot()
                 self._encoded = await _encode(self._snapshot)
@@ -184,88 +177,3 @@ def _content_security_policy(page: str) -> str:
         f"script-src 'sha256-{digest('script')}'; style-src 'sha256-{digest('style')}'; "
         "form-action 'none'; frame-ancestors 'none'"
     )
-
-
-def _metrics(snapshot: Snapshot) -> bytes:
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_SnapshotCollector(snapshot))
-    return generate_latest(registry)
-
-
-class _SnapshotCollector(Collector):
-    def __init__(self, snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
-
-    def collect(self) -> Iterator[Metric]:
-        hosts, requests = self._snapshot["hosts"], self._snapshot["requests"]
-        totals, server = self._snapshot["totals"], self._snapshot.get("server", {})
-
-        build = GaugeMetricFamily(
-            "compilefarm_server_info",
-            "Always 1; the labels say what runs.",
-            labels=("version", "policy"),
-        )
-        build.add_metric([str(server.get("version", "")), str(self._snapshot["policy"])], 1)
-        yield build
-        if "uptime_s" in server:
-            yield GaugeMetricFamily(
-                "compilefarm_server_uptime_seconds",
-                "How long host-server runs.",
-                value=server["uptime_s"],
-            )
-
-        by_state = Counter(host["state"] for host in hosts)
-        states = GaugeMetricFamily(
-            "compilefarm_hosts", "Known compile hosts, by state.", labels=("state",)
-        )
-        for state in sorted(by_state.keys() | set(STATES)):
-            states.add_metric([state], by_state[state])
-        yield states
-
-        slots: Counter[str] = Counter()
-        in_use: Counter[str] = Counter()
-        free: Counter[str] = Counter()
-        for host in hosts:
-            tier = "none" if host["tier"] is None else str(host["tier"])
-            slots[tier] += host["slots"]
-            in_use[tier] += host["slots_in_use"]
-            free[tier] += host["slots_free"]
-        for name, what, counts in (
-            (
-                "compilefarm_slots",
-                "Slots by the tier of their host; none: of hosts that get no leases.",
-                slots,
-            ),
-            ("compilefarm_slots_in_use", "Slots with a lease, by tier.", in_use),
-            ("compilefarm_slots_free", "Slots that a compile could have now, by tier.", free),
-        ):
-            family = GaugeMetricFamily(name, what, labels=("tier",))
-            for tier in sorted(slots):
-                family.add_metric([tier], counts[tier])
-            yield family
-
-        yield GaugeMetricFamily(
-            "compilefarm_requests_waiting",
-            "Requests that wait for a slot.",
-            value=totals["requests_waiting"],
-        )
-        yield GaugeMetricFamily(
-            "compilefarm_request_wait_max_seconds",
-            "How long the longest waiting request waits.",
-            value=max((request["waited_s"] for request in requests), default=0.0),
-        )
-        loads = [host["load"] for host in hosts if host["load"]]
-        yield GaugeMetricFamily(
-            "compilefarm_foreign_cpus",
-            "CPUs that something else than the farm uses on the hosts.",
-            value=sum(load["foreign_cpus"] for load in loads),
-        )
-        for key, what in (
-            ("leases_granted", "Leases granted since host-server started."),
-            ("leases_failed", "Leases on which the host did not do its work."),
-            ("leases_revoked", "Leases that ended because the host was lost or left."),
-            ("backups_begun", "Second leases given to compiles that ran on slower slots."),
-            ("backups_first", "Of these, those under which the compile was done."),
-            ("requests_refused", "Requests that were refused."),
-        ):
-            yield CounterMetricFamily(f"compilefarm_{key}", what, value=totals[key])

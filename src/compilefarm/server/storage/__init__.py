@@ -1,1 +1,1 @@
-"""What host-server keeps on disk: the state file and the record of compiles."""
+"""What host-server saves on disk: the state file, and the record of compiles."""

@@ -1,9 +1,9 @@
-"""The record of a farm's leases: one CSV row for each, as it ends.
+"""The record of a farm's leases: one CSV row for each lease that ends.
 
-The first columns are those of a trace, so that simulate-farm can play a recorded day again; the
-others say where and when each compile ran, from which a picture can be drawn. Columns that
-host-server cannot know (sizes) stay empty. A record that another server goes on with goes on in
-time, too: compiles that ran at different times must not look as if they had run at once.
+The first columns are those of a trace, so that simulate-farm can simulate a recorded day. The
+others say where and when each compile ran, for a picture. Columns that host-server cannot know
+(sizes) stay empty. When a later server continues a record, its times continue too. Otherwise
+compiles that ran at different times would look as if they had run at once.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ class Recorder:
             file.flush()
 
     def _since(self, time_s: float) -> str:
-        """Return a time as it is written; before we began, another server had the lease."""
+        """Return a time for a row; 0 for a lease that another server granted before we started."""
         return f"{max(0.0, time_s - self._started):.4f}"
 
     def write(self, lease: Lease, outcome: Outcome, ended: float) -> None:
         """Write one lease's row, and flush; raises OSError where the disk is full.
 
-        `compile_s` is the remote part scaled to a machine of power index 1: the wall time without
-        the builder's own CPU time, which is preprocessing, times the host's power index. What a
-        client says of its time is believed as far as the lease lasted: its clock may have jumped.
+        `compile_s` is the remote part, scaled to a machine of power index 1. It is the wall time
+        without the builder's own CPU time, which is preprocessing, times the host's power index. A
+        client's wall time counts up to the lease's own time, because its clock may have jumped.
         """
         request, host = lease.request, lease.host
         preprocess_s = outcome.cpu_s or 0.0
@@ -89,9 +89,9 @@ class Recorder:
 
 
 def mend(path: Path) -> None:
-    """Cut off what is left of a row that did not find room on the disk; raises OSError.
+    """Cut off an incomplete last row, left by a full disk; raises OSError.
 
-    The next row would go on in the middle of it, and the record could not be played again.
+    Otherwise the next row would continue it, and the record could not be simulated.
     """
     if not path.is_file():
         return
@@ -104,7 +104,7 @@ def mend(path: Path) -> None:
 
 
 def recorded_until_s(path: Path) -> float:
-    """Return when the last compile of a record ended, 0 where there is none; raises OSError."""
+    """Return when the last compile of a record ended, 0 without one; raises OSError."""
     if not path.is_file():
         return 0.0
     with path.open("rb") as file:
@@ -113,7 +113,7 @@ def recorded_until_s(path: Path) -> float:
     ends = [row[COLUMNS.index("ended_s")] for row in rows if len(row) == len(COLUMNS)]
     try:
         return float(ends[-1]) if ends else 0.0
-    except ValueError:  # the header, or somebody else's line
+    except ValueError:  # the header, or another program's line
         return 0.0
 
 
@@ -122,8 +122,6 @@ def _ending(lease: Lease, outcome: Outcome) -> str:
         return "failed"
     if outcome.exit is not None:
         return "done"
-    if (
-        lease.is_backup or outcome.ending is Ending.OVERTAKEN
-    ):  # another attempt at the same compile went on
-        return "dropped"
+    if lease.is_backup or outcome.ending is Ending.OVERTAKEN:
+        return "dropped"  # another attempt at the same compile went on
     return "revoked" if outcome.reason else "gone"

@@ -1,12 +1,13 @@
-"""What survives a restart: one SQLite file under --state-dir.
+"""The state file: what survives a restart, in one SQLite file under --state-dir.
 
-It holds what compiles took, from which `learning` works almost everything out again, the memory
-that they need, and whether somebody said that a host is available, or is to be left out. Learning
-is worth a lot and a lease is worth more: whatever goes wrong with the disk loses learning, with a
-message, and never stops the server. A file that cannot be read, that a newer version wrote or
-another program, is set aside under another name and a new one is begun. A row that makes no sense
-is passed by. Only what an administrator has to put right, such as a directory that we may not
-write to, keeps the server from starting.
+It holds the times of compiles, the memory that compiles need, and which hosts are available or were
+removed by hand. `core/learning` works almost everything else out again from the times.
+
+Learning is worth a lot, and a lease is worth more. So a fault of the disk loses learning, with a
+message, and never stops the server. A damaged file, another program's, or one of a newer version is
+set aside under another name, and a new one is begun. A row that makes no sense is ignored. Only
+faults that an administrator must put right keep the server from starting: for example, a directory
+without permission to write.
 
 SQLite, because a half-written file after a power cut is its problem, which it has solved.
 """
@@ -21,7 +22,7 @@ from pathlib import Path
 
 FILE_NAME = "state.sqlite3"
 
-# What makes each version of the file from the one before; the first, from none.
+# Each step makes the next version of the file; the first makes version 1 from an empty file.
 _STEPS = (
     """
     CREATE TABLE compile (
@@ -34,7 +35,7 @@ _STEPS = (
     CREATE INDEX compile_file ON compile (directory, source);
     """,
     """
-    -- of the host, as `learning.crowding` has it
+    -- of the host: 0 with at most half of its slots in use, 1 with all
     ALTER TABLE compile ADD COLUMN crowding REAL NOT NULL DEFAULT 0;
     """,
     """
@@ -49,19 +50,19 @@ _STEPS = (
     """
     CREATE TABLE memory (
         directory TEXT PRIMARY KEY,
-        compile_mb REAL NOT NULL  -- that one compile there needs
+        compile_mb REAL NOT NULL  -- for one compile
     );
     """,
 )
 VERSION = len(_STEPS)
 
-# What must be there, under these names, for a file of our version to be one of ours.
+# A file of our version has these tables and columns. A file without them is another program's.
 _TABLES = (
     "SELECT directory, source, host, took_s, at, crowding FROM compile LIMIT 0",
     "SELECT name, declaration, address, available, reported FROM host LIMIT 0",
     "SELECT directory, compile_mb FROM memory LIMIT 0",
 )
-# SQLite lets a column hold anything, and a time beyond these is no time.
+# SQLite lets a column hold a value of any type. A time beyond the limit is damage.
 _MAKES_SENSE = """
     typeof(directory) = 'text' AND typeof(source) = 'text' AND typeof(host) = 'text'
     AND typeof(took_s) = 'real' AND typeof(at) = 'real' AND abs(at) < 1e12
@@ -69,17 +70,17 @@ _MAKES_SENSE = """
 """
 
 
-class StateError(Exception):
-    """The state cannot be kept; the text says what, where and what to do."""
+class StateFileError(Exception):
+    """The state cannot be saved or read; the text says what, where and what to do."""
 
 
-class DiskError(StateError):
-    """It cannot be kept now, for the disk is full or fails; later it may be."""
+class DiskError(StateFileError):
+    """The state cannot be saved now, because the disk is full or fails; a later try may succeed."""
 
 
 @dataclass(frozen=True, slots=True)
-class RememberedCompile:
-    """One compile that took so long, at a time in seconds since the epoch."""
+class SavedCompile:
+    """One compile: its time `took_s`, and when it ended, in seconds since the epoch."""
 
     directory: str
     source: str
@@ -90,8 +91,8 @@ class RememberedCompile:
 
 
 @dataclass(frozen=True, slots=True)
-class RememberedHost:
-    """A host's availability; `declaration` is JSON, the rest as in `model.Availability`."""
+class SavedHost:
+    """A host's availability; `declaration` is JSON, the rest is as in `model.Availability`."""
 
     name: str
     declaration: str
@@ -101,17 +102,21 @@ class RememberedHost:
 
 
 class StateFile:
-    """The open state file; methods raise `StateError` when the disk does not play along."""
+    """The open state file; each method raises `StateFileError` when the disk fails.
+
+    `is_new` says that there was no file before. `set_aside` is a message about a file that could
+    not be used and was set aside, else None.
+    """
 
     def __init__(self, directory: Path) -> None:
-        """Open the state in a directory, which is made; set aside a file that cannot be used."""
+        """Open the state in a directory; make the directory and the file if needed."""
         self.path = directory / FILE_NAME
         self.set_aside: str | None = None
-        self.begun = False  # there was none before
+        self.is_new = False
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            kind = DiskError if error.errno in (errno.ENOSPC, errno.EIO) else StateError
+            kind = DiskError if error.errno in (errno.ENOSPC, errno.EIO) else StateFileError
             raise kind(f"cannot make {directory}: {error.strerror}; see --state-dir") from None
         try:
             self._open()
@@ -119,14 +124,14 @@ class StateFile:
             self.close()
             self._set_aside(str(error))
             self._open()
-        except StateError:
+        except StateFileError:
             self.close()
             raise
 
-    def load(self, per_file: int) -> list[RememberedCompile]:
-        """Return the compiles, oldest first; of each file at most the `per_file` latest."""
-        # The latest are those that were written last: a clock that was ahead for a day would
-        # otherwise have us keep the compiles of that day for ever, and drop all that come.
+    def compiles(self, per_file: int) -> list[SavedCompile]:
+        """Return the latest `per_file` compiles of each file, all of them oldest first."""
+        # The latest ones are those written last, whatever their time. The clock may have been
+        # ahead for a day: by time, that day's compiles would stay, and new ones would be lost.
         query = f"""
             SELECT directory, source, host, took_s, at, crowding FROM (
                 SELECT *, rowid AS number, row_number() OVER (
@@ -135,12 +140,12 @@ class StateFile:
             WHERE place <= ? ORDER BY at, number
         """
         try:
-            return [RememberedCompile(*row) for row in self._database.execute(query, (per_file,))]
+            return [SavedCompile(*row) for row in self._database.execute(query, (per_file,))]
         except sqlite3.Error as error:
-            raise StateError(f"cannot read {self.path}: {error}") from None
+            raise StateFileError(f"cannot read {self.path}: {error}") from None
 
     def memory_mb(self) -> dict[str, float]:
-        """Return what one compile needs, by directory."""
+        """Return the memory that one compile needs, by directory."""
         query = """
             SELECT directory, compile_mb FROM memory
             WHERE typeof(directory) = 'text' AND typeof(compile_mb) = 'real'
@@ -148,16 +153,19 @@ class StateFile:
         try:
             return dict(self._database.execute(query).fetchall())
         except sqlite3.Error as error:
-            raise StateError(f"cannot read {self.path}: {error}") from None
+            raise StateFileError(f"cannot read {self.path}: {error}") from None
 
-    def save(
+    def save_compiles(
         self,
-        compiles: Iterable[RememberedCompile],
+        compiles: Iterable[SavedCompile],
         forgotten: Collection[tuple[str, str]],
         memory_mb: Mapping[str, float],
         per_file: int,
     ) -> None:
-        """Write what is new; drop all but a file's latest compiles, and what was forgotten."""
+        """Save new compiles and memory; drop older compiles of these files, and forgotten files.
+
+        A file is a directory and a source. `per_file` compiles of each file stay.
+        """
         compiles = list(compiles)
         files = {(each.directory, each.source) for each in compiles}
         try:
@@ -192,22 +200,22 @@ class StateFile:
                         "DELETE FROM memory WHERE directory NOT IN (SELECT directory FROM compile)"
                     )
         except sqlite3.Error as error:
-            raise StateError(f"cannot write {self.path}: {error}") from None
+            raise StateFileError(f"cannot write {self.path}: {error}") from None
 
-    def hosts(self) -> list[RememberedHost]:
-        """Return what is known of hosts' availability."""
+    def hosts(self) -> list[SavedHost]:
+        """Return the saved availability of hosts."""
         query = "SELECT name, declaration, address, available, reported FROM host ORDER BY name"
         try:
             rows = self._database.execute(query).fetchall()
         except sqlite3.Error as error:
-            raise StateError(f"cannot read {self.path}: {error}") from None
+            raise StateFileError(f"cannot read {self.path}: {error}") from None
         return [
-            RememberedHost(name, declaration, address, bool(available), bool(reported))
+            SavedHost(name, declaration, address, bool(available), bool(reported))
             for name, declaration, address, available, reported in rows
         ]
 
-    def save_hosts(self, hosts: Iterable[RememberedHost], forgotten: Iterable[str]) -> None:
-        """Write what is new of hosts' availability; of the forgotten nothing is left."""
+    def save_hosts(self, hosts: Iterable[SavedHost], forgotten: Iterable[str]) -> None:
+        """Save hosts' availability, and delete what is saved about the `forgotten` ones."""
         try:
             with self._database:
                 self._database.executemany(
@@ -221,7 +229,7 @@ class StateFile:
                     "DELETE FROM host WHERE name = ?", ((name,) for name in forgotten)
                 )
         except sqlite3.Error as error:
-            raise StateError(f"cannot write {self.path}: {error}") from None
+            raise StateFileError(f"cannot write {self.path}: {error}") from None
 
     def close(self) -> None:
         """Close the file, if it was opened."""
@@ -238,27 +246,27 @@ class StateFile:
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = NORMAL")
             version = self._database.execute("PRAGMA user_version").fetchone()[0]
-            self.begun = version == 0
+            self.is_new = version == 0
             if 0 <= version < VERSION:
                 self._database.executescript(
                     f"BEGIN; {''.join(_STEPS[version:])} PRAGMA user_version = {VERSION}; COMMIT;"
                 )
             elif version < 0:
-                raise _UnusableError("it is none of ours")
+                raise _UnusableError("it is not one of ours")
             elif version > VERSION:
-                raise _UnusableError(f"version {version} of it is newer than ours, {VERSION}")
+                raise _UnusableError(f"its version {version} is newer than ours, {VERSION}")
             elif self._database.execute("PRAGMA quick_check").fetchone()[0] != "ok":
                 raise _UnusableError("it is damaged")
             for query in _TABLES:
                 self._database.execute(query)
         except sqlite3.DatabaseError as error:
-            # Of an extended code, the low byte is the kind.
+            # The low byte of an extended error code is the kind of error.
             kind = error.sqlite_errorcode & 0xFF
             if kind in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
                 raise DiskError(f"cannot open {self.path}: {error}") from None
-            # Where a statement is wrong, it met somebody else's tables.
+            # A plain SQLITE_ERROR is a statement that failed: the tables are another program's.
             if isinstance(error, sqlite3.OperationalError) and kind != sqlite3.SQLITE_ERROR:
-                raise StateError(f"cannot open {self.path}: {error}; see --state-dir") from None
+                raise StateFileError(f"cannot open {self.path}: {error}; see --state-dir") from None
             raise _UnusableError(str(error)) from None
 
     def _set_aside(self, reason: str) -> None:
@@ -273,4 +281,4 @@ class StateFile:
 
 
 class _UnusableError(Exception):
-    """The file is there, and no use to us."""
+    """The file exists but cannot be used; the text says why."""

@@ -1,9 +1,9 @@
-"""What is to survive, on its way to the state file and back: behind the server, and off its loop.
+"""Saving what must survive: between the farm and the state file, and off the server's loop.
 
-`learning` knows the loop's times, which mean nothing to the next server, and `state` those of the
-calendar; the two meet here. What is learned may be lost for some seconds; what somebody said of a
-host's availability is on its way to the disk before he is answered, so that not even SIGKILL undoes
-it. A disk that fails loses all of that, with a message, and nothing else.
+Learning uses the loop's times, which mean nothing to the next server, and the state file has the
+calendar's. They are converted here. Up to `WRITE_BEHIND_S` of learning may be lost in a crash. A
+change of a host's availability is written before its sender is answered, so not even SIGKILL undoes
+it. A disk that fails loses all of this, with a message, and nothing else.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from compilefarm.protocol.declaration import Declaration, Mode
 from compilefarm.protocol.hosts_info import POWER_INDEX_LEAST, POWER_INDEX_LIMIT, SLOTS_LIMIT
 from compilefarm.server.storage.state_file import (
     DiskError,
-    RememberedCompile,
-    RememberedHost,
-    StateError,
+    SavedCompile,
+    SavedHost,
     StateFile,
+    StateFileError,
 )
 
 WRITE_BEHIND_S = 5.0
-# For a disk that hangs: nobody is to wait for it any longer.
+# A sender waits no longer than this for a disk that hangs.
 WRITTEN_WITHIN_S = 1.0
 
-# Of what is kept of a host, the kind of each number, the lowest and the highest.
+# The numbers in a saved host: the type of each, its lowest and its highest value.
 _NUMBERS: dict[str, tuple[type[int] | type[float], float, float]] = {
     "port": (int, 1, 65_535),
     "slots": (int, 1, SLOTS_LIMIT),
@@ -45,10 +45,10 @@ log = logging.getLogger("host-server")
 
 
 class WriteBehind:
-    """Keeps what survives in a directory; opened with `recall`, ended with `close`.
+    """Saves learning and availability in a directory; opened with `restore`, ended with `close`.
 
-    `availability` tells what is to be kept of a host; `earlier_life` is what was kept of all hosts,
-    None where the directory is new.
+    `availability` returns a host's availability to save, or None. `earlier_life` is the saved
+    availability of all hosts, None where the directory is new.
     """
 
     def __init__(
@@ -63,15 +63,15 @@ class WriteBehind:
         self._availability = availability
         self._changed: set[str] = set()
         self._writing = asyncio.Lock()
-        self._state: StateFile | None = None  # None until the disk lets us open it
+        self._state: StateFile | None = None  # None until it could be opened
         self._epoch_offset_s = time.time() - asyncio.get_running_loop().time()
         self._failed = ""
 
-    async def recall(self) -> None:
-        """Open the state and learn again from what was kept; raises `StateError`.
+    async def restore(self) -> None:
+        """Open the state and learn from the saved compiles; raises `StateFileError`.
 
-        A disk that is full or fails is not raised: there is nothing to recall then, and it is
-        opened once there is room.
+        A disk that is full or fails does not raise. Then nothing is restored, and the state is
+        opened as soon as the disk allows it.
         """
         try:
             state = await self._opened()
@@ -79,7 +79,7 @@ class WriteBehind:
             self._fail(error)
             return
         now = time.time()
-        kept = state.load(COMPILES_OF_FILE)
+        saved = state.compiles(COMPILES_OF_FILE)
         self._learning.restore(
             [
                 Compile(
@@ -90,21 +90,21 @@ class WriteBehind:
                     min(each.at, now) - self._epoch_offset_s,
                     each.crowding,
                 )
-                for each in kept
+                for each in saved
             ],
             state.memory_mb(),
         )
-        log.info("%s: learned from %d compiles", state.path, len(kept))
-        if not state.begun:
-            known = [_recalled(each) for each in state.hosts()]
+        log.info("%s: learned from %d compiles", state.path, len(saved))
+        if not state.is_new:
+            known = [_restored(each) for each in state.hosts()]
             self.earlier_life = tuple(each for each in known if each is not None)
 
     def availability_changed(self, name: str) -> None:
-        """Take note that something is to be kept of a host."""
+        """Remember that a host's availability must be saved."""
         self._changed.add(name)
 
     async def written(self) -> None:
-        """Wait until what is to be kept of hosts is written, but not for long."""
+        """Wait until the hosts' availability is saved, at most `WRITTEN_WITHIN_S`."""
         if self._changed or self._writing.locked():
             try:
                 async with asyncio.timeout(WRITTEN_WITHIN_S):
@@ -113,76 +113,73 @@ class WriteBehind:
                 log.error("%s: writing takes too long", self._directory)
 
     async def keep(self) -> None:
-        """Write every few seconds, for ever."""
+        """Write every `WRITE_BEHIND_S`, for ever."""
         while True:
             await asyncio.sleep(WRITE_BEHIND_S)
             await self._write()
 
     async def close(self) -> None:
-        """Write what is left, and close."""
+        """Write what is not saved yet, and close."""
         await self._write()
         if self._state is not None:
             self._state.close()
 
     async def _opened(self) -> StateFile:
-        """Return the state, opened now where it was not yet; raises `StateError`."""
+        """Return the state, and open it if needed; raises `StateFileError`."""
         if self._state is None:
             self._state = await asyncio.to_thread(StateFile, self._directory)
             if self._state.set_aside is not None:
                 log.warning("%s", self._state.set_aside)
         return self._state
 
-    def _fail(self, error: StateError) -> None:
-        """Tell of a failure, once as long as it is the same."""
+    def _fail(self, error: StateFileError) -> None:
+        """Log a failure, unless it is the same as the last one."""
         if self._failed != str(error):
             self._failed = str(error)
-            log.error("what is learned is not kept: %s", error)
+            log.error("what is learned is not saved: %s", error)
 
     async def _write(self) -> None:
-        """Write what is new; where that fails what was learned is lost, and said once."""
+        """Write what is new. If that fails, what was learned is lost, and the log says so."""
         async with self._writing:
             compiles, forgotten, memory_mb = self._learning.unsaved()
             names, self._changed = self._changed, set()
             if not (compiles or forgotten or memory_mb or names):
                 return
-            remembered = [
-                RememberedCompile(*each._replace(at=each.at + self._epoch_offset_s))
-                for each in compiles
+            saved_compiles = [
+                SavedCompile(*each._replace(at=each.at + self._epoch_offset_s)) for each in compiles
             ]
             hosts = {name: self._availability(name) for name in names}
-            known = [_remembered(name, each) for name, each in hosts.items() if each is not None]
-            unknown = [name for name, each in hosts.items() if each is None]
+            saved_hosts = [_saved(name, each) for name, each in hosts.items() if each is not None]
+            forgotten_hosts = [name for name, each in hosts.items() if each is None]
             try:
                 state = await self._opened()
                 if names:
-                    await asyncio.to_thread(state.save_hosts, known, unknown)
+                    await asyncio.to_thread(state.save_hosts, saved_hosts, forgotten_hosts)
                 await asyncio.to_thread(
-                    state.save, remembered, forgotten, memory_mb, COMPILES_OF_FILE
+                    state.save_compiles, saved_compiles, forgotten, memory_mb, COMPILES_OF_FILE
                 )
-            except StateError as error:
+            except StateFileError as error:
                 self._changed |= names
                 self._fail(error)
                 return
             if self._failed:
                 self._failed = ""
-                log.info("what is learned is kept again")
+                log.info("what is learned is saved again")
 
 
-def _remembered(name: str, known: Availability) -> RememberedHost:
+def _saved(name: str, known: Availability) -> SavedHost:
     declaration = {
         key: sorted(value) if isinstance(value, frozenset) else value
         for key, value in asdict(known.declaration).items()
     }
     declaration["mode"] = known.declaration.mode and known.declaration.mode.value
-    return RememberedHost(
-        name, json.dumps(declaration), known.address, known.available, known.reported
-    )
+    return SavedHost(name, json.dumps(declaration), known.address, known.available, known.reported)
 
 
-def _recalled(known: RememberedHost) -> Availability | None:
-    """Return what was kept of a host; None, and a message, where that makes no sense."""
+def _restored(saved: SavedHost) -> Availability | None:
+    """Return a host's saved availability; None, and a line in the log, if it makes no sense."""
     try:
-        words = json.loads(known.declaration)
+        words = json.loads(saved.declaration)
         words["types"] = frozenset(words["types"])
         words["compilers"] = frozenset(words["compilers"])
         words["mode"] = words["mode"] and Mode(words["mode"])
@@ -192,6 +189,6 @@ def _recalled(known: RememberedHost) -> Availability | None:
                 raise ValueError(f"{key} is {words[key]!r}")
         declaration = Declaration(**words)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        log.error("what was kept of %s makes no sense: %s", known.name, error)
+        log.error("what was saved for %s makes no sense: %s", saved.name, error)
         return None
-    return Availability(declaration, known.address, known.available, known.reported)
+    return Availability(declaration, saved.address, saved.available, saved.reported)

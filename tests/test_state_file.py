@@ -1,4 +1,4 @@
-"""The state file: what it keeps, and what becomes of one that is old, damaged or no use."""
+"""The state file: what it saves, and what happens to an old or damaged one."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ import pytest
 
 from compilefarm.server.storage.state_file import (
     FILE_NAME,
-    RememberedCompile,
-    RememberedHost,
-    StateError,
+    SavedCompile,
+    SavedHost,
     StateFile,
+    StateFileError,
 )
 
 COMPILES = [
-    RememberedCompile("/d", "a.c", "fast", 1.5, 1000.0, 0.25),
-    RememberedCompile("/d", "b.c", "slow", 3.0, 1001.0),
+    SavedCompile("/d", "a.c", "fast", 1.5, 1000.0, 0.25),
+    SavedCompile("/d", "b.c", "slow", 3.0, 1001.0),
 ]
 
 
 def test_compiles_come_back_as_they_were(tmp_path: Path) -> None:
     with closing(StateFile(tmp_path)) as state:
-        state.save(COMPILES, [], {}, 5)
+        state.save_compiles(COMPILES, [], {}, 5)
     with closing(StateFile(tmp_path)) as state:
-        assert state.load(5) == COMPILES
+        assert state.compiles(5) == COMPILES
         assert state.set_aside is None
 
 
-def test_a_file_without_crowding_is_carried_over(tmp_path: Path) -> None:
+def test_a_file_without_crowding_is_converted(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / FILE_NAME)) as database:
         database.executescript("""
             CREATE TABLE compile (directory TEXT NOT NULL, source TEXT NOT NULL,
@@ -41,49 +41,49 @@ def test_a_file_without_crowding_is_carried_over(tmp_path: Path) -> None:
         """)
     with closing(StateFile(tmp_path)) as state:
         assert state.set_aside is None
-        state.save(COMPILES[:1], [], {}, 5)
+        state.save_compiles(COMPILES[:1], [], {}, 5)
     with closing(StateFile(tmp_path)) as state:
-        assert state.load(5) == COMPILES
-        assert not state.begun
+        assert state.compiles(5) == COMPILES
+        assert not state.is_new
         assert state.hosts() == []
 
 
-def test_the_memory_that_compiles_need_comes_back_until_their_files_are_forgotten(
+def test_the_memory_of_compiles_comes_back_until_their_files_are_forgotten(
     tmp_path: Path,
 ) -> None:
     with closing(StateFile(tmp_path)) as state:
-        state.save(COMPILES, [], {"/d": 300.0, "/gone": 900.0}, 5)
-        state.save([], [], {"/d": 700.5}, 5)
+        state.save_compiles(COMPILES, [], {"/d": 300.0, "/gone": 900.0}, 5)
+        state.save_compiles([], [], {"/d": 700.5}, 5)
     with closing(StateFile(tmp_path)) as state:
         assert state.memory_mb() == {"/d": 700.5, "/gone": 900.0}
-        state.save([], [("/gone", "c.c")], {}, 5)
+        state.save_compiles([], [("/gone", "c.c")], {}, 5)
         assert state.memory_mb() == {"/d": 700.5}
 
 
 def test_hosts_come_back_as_they_were(tmp_path: Path) -> None:
     hosts = [
-        RememberedHost("desk1", '{"host": "desk1"}', "10.0.0.1", True, False),
-        RememberedHost("desk2", '{"host": "desk2"}', "", False, True),
+        SavedHost("desk1", '{"host": "desk1"}', "10.0.0.1", True, False),
+        SavedHost("desk2", '{"host": "desk2"}', "", False, True),
     ]
     with closing(StateFile(tmp_path)) as state:
-        assert state.begun
+        assert state.is_new
         state.save_hosts([*hosts, hosts[0]], [])
         assert state.hosts() == hosts
         state.save_hosts([], ["desk2", "desk3"])
     with closing(StateFile(tmp_path)) as state:
-        assert not state.begun
+        assert not state.is_new
         assert state.hosts() == hosts[:1]
 
 
-def test_compiles_of_a_clock_that_was_ahead_give_way_to_later_ones(tmp_path: Path) -> None:
-    def compiled(at: float) -> RememberedCompile:
-        return RememberedCompile("/d", "a.c", "fast", 1.5, at)
+def test_compiles_from_a_clock_that_was_ahead_are_replaced_by_later_ones(tmp_path: Path) -> None:
+    def compiled(at: float) -> SavedCompile:
+        return SavedCompile("/d", "a.c", "fast", 1.5, at)
 
     with closing(StateFile(tmp_path)) as state:
         for at in (9e9, 9e9 + 1, 1000.0, 1001.0):
-            state.save([compiled(at)], [], {}, 2)
+            state.save_compiles([compiled(at)], [], {}, 2)
     with closing(StateFile(tmp_path)) as state:
-        assert state.load(2) == [compiled(1000.0), compiled(1001.0)]
+        assert state.compiles(2) == [compiled(1000.0), compiled(1001.0)]
 
 
 def written(path: Path, script: str) -> None:
@@ -106,33 +106,33 @@ def made_a_directory(path: Path) -> None:
         (lambda path: path.write_text("no database"), "not a database"),
         (cut, "malformed"),
         (made_a_directory, "it is a directory"),
-        (lambda path: written(path, "PRAGMA user_version = 99"), "version 99 of it is newer"),
-        (lambda path: written(path, "PRAGMA user_version = -1"), "none of ours"),
+        (lambda path: written(path, "PRAGMA user_version = 99"), "its version 99 is newer"),
+        (lambda path: written(path, "PRAGMA user_version = -1"), "not one of ours"),
         (lambda path: written(path, "PRAGMA user_version = 1"), "duplicate column"),
         (lambda path: written(path, "DROP TABLE host"), "no such table"),
         (lambda path: written(path, "ALTER TABLE compile RENAME at TO x"), "no such column"),
     ],
 )
-def test_a_file_that_is_no_use_is_set_aside(
+def test_a_file_that_cannot_be_used_is_set_aside(
     tmp_path: Path, spoil: Callable[[Path], object], reason: str
 ) -> None:
     with closing(StateFile(tmp_path)) as state:
-        state.save(COMPILES, [], {}, 5)
+        state.save_compiles(COMPILES, [], {}, 5)
     spoil(tmp_path / FILE_NAME)
     with closing(StateFile(tmp_path)) as state:
         assert state.set_aside is not None
         assert reason in state.set_aside
-        assert state.load(5) == []
-        state.save(COMPILES, [], {}, 5)
+        assert state.compiles(5) == []
+        state.save_compiles(COMPILES, [], {}, 5)
     assert (tmp_path / f"{FILE_NAME}.aside-1").exists()
     with closing(StateFile(tmp_path)) as state:
         assert state.set_aside is None
-        assert state.load(5) == COMPILES
+        assert state.compiles(5) == COMPILES
 
 
-def test_a_row_that_makes_no_sense_is_passed_by(tmp_path: Path) -> None:
+def test_a_row_that_makes_no_sense_is_ignored(tmp_path: Path) -> None:
     with closing(StateFile(tmp_path)) as state:
-        state.save(COMPILES, [], {}, 5)
+        state.save_compiles(COMPILES, [], {}, 5)
     with closing(sqlite3.connect(tmp_path / FILE_NAME)) as database, database:
         database.executemany(
             "INSERT INTO compile VALUES ('/d', ?, ?, ?, ?, ?)",
@@ -146,11 +146,11 @@ def test_a_row_that_makes_no_sense_is_passed_by(tmp_path: Path) -> None:
         )
         database.execute("INSERT INTO memory VALUES ('/d', 'much')")
     with closing(StateFile(tmp_path)) as state:
-        assert state.load(5) == COMPILES
+        assert state.compiles(5) == COMPILES
         assert state.memory_mb() == {}
 
 
-def test_what_an_administrator_has_to_put_right_is_said(tmp_path: Path) -> None:
+def test_a_fault_that_an_administrator_must_put_right_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StateError, match=r"cannot make .*file: File exists; see --state-dir"):
+    with pytest.raises(StateFileError, match=r"cannot make .*file: File exists; see --state-dir"):
         StateFile(tmp_path / "file")
