@@ -1,13 +1,13 @@
-# What a person does here, each target with all of its own set-up: `make help` lists them.
+# What developers and users do here. Each target does all of its own set-up; `make help` lists them.
 #
-# Set-up is two steps. scripts/packages.sh installs missing programs, and costs nothing when none is
-# missing; scripts/venv.sh makes .venv, and runs again only when the stamp is older than what goes
-# into it. Python sources are not among these: the package is installed editable.
+# Set-up has two steps. scripts/packages.sh installs missing programs; when none is missing, it
+# costs nothing. scripts/venv.sh makes .venv. It runs again only when the stamp is older than its
+# inputs. Python sources are not inputs: the package is installed editable.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench soak fuzz chaos clean static test-programs
+.PHONY: help setup install uninstall demo test check bench soak fuzz chaos clean static test-programs
 
-# Daemons (distccd, dmucs) are where an ordinary user's PATH does not look.
+# Daemons (distccd, dmucs) are in directories that an ordinary user's PATH lacks.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 BIN := .venv/bin
@@ -15,12 +15,21 @@ STAMP := .venv/.stamp
 SANITIZED := build/gethost-sanitized
 PYTHON_DIRS := $(wildcard src tests bench)
 GETHOST := $(wildcard src/gethost/*)
+PREFIX = $(if $(filter 0,$(shell id -u)),/usr/local,$(HOME)/.local)
 
 help:  ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## Set everything up: .venv, and distcc from the system's packages
 	@scripts/packages.sh setup
+
+# Only our programs come into PREFIX/bin: scripts/install.sh says why.
+install:  ## The programs for use, in ~/.local/bin (for root: /usr/local/bin), or PREFIX=DIR
+	@scripts/packages.sh build
+	@scripts/install.sh "$(PREFIX)"
+
+uninstall:  ## Remove what install made
+	@scripts/install.sh --remove "$(PREFIX)"
 
 demo: $(STAMP)  ## A farm on this machine builds a real C project, and shows what happened
 	@scripts/packages.sh demo
@@ -49,9 +58,8 @@ clean:  ## Remove everything that these targets made
 	rm -rf .venv build .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find $(PYTHON_DIRS) -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# C has no format check: compilers' warnings are the same everywhere, the layout that a formatter wants
-# changes from version to version, and a check that runs only where the tool happens to be installed
-# fails for the next person.
+# C has no format check. A formatter's layout changes from version to version. A check that runs
+# only where the tool is installed fails for the next developer.
 static: $(STAMP)
 	$(BIN)/ruff format --check $(PYTHON_DIRS)
 	$(BIN)/ruff check $(PYTHON_DIRS)
@@ -65,7 +73,8 @@ $(STAMP): pyproject.toml CMakeLists.txt scripts/venv.sh $(GETHOST)
 	@scripts/packages.sh build
 	@scripts/venv.sh $@
 
-# Beside the installed one, which CMake builds: the same sources, with every memory error fatal.
+# A second gethost beside the installed one, from the same sources: here every memory error is
+# fatal.
 $(SANITIZED): $(STAMP) | test-programs
 	@mkdir -p build
 	$(CC) -std=c11 -Wall -Wextra -Werror -O1 -g -fno-omit-frame-pointer \

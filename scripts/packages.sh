@@ -1,13 +1,13 @@
 #!/bin/sh
-# Installs the programs that compilefarm works with, from the system's packages, where they are missing.
+# Installs missing programs that compilefarm works with, from the system's packages.
 #
 #   scripts/packages.sh build|setup|demo|test|bench   what that step needs
 #   scripts/packages.sh add PACKAGE...                these packages (only with apt; for venv.sh)
 #
-# It asks no question that nobody may be there to answer: root installs directly, others with sudo where
-# sudo needs no password or where a terminal is there to type it. What cannot be installed is said in one
-# line. Without a C compiler nothing works, and without distcc no demo: these are errors. The rest is a
-# note, because the tests skip what they miss; but not in CI (CI=true), where nothing may be missing.
+# Root installs directly. Other users install with sudo, if it needs no password or there is a
+# terminal to type it. An unattended run never waits for an answer. One line names what cannot be
+# installed. A missing C compiler is an error, and so is a missing distcc for the demo. The rest is
+# a note, because tests that miss a program are skipped. In CI (CI=true), nothing may be missing.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 step=${1:-}
@@ -15,8 +15,8 @@ log=build/setup.log
 terminal=no
 [ -t 0 ] && [ "${CI:-}" != true ] && terminal=yes
 
-# The program, the steps that need it (all of them need what build does; all but build, what demo does),
-# and its packages ("-": none).
+# Each line is a program, the steps that need it, and its packages ("-": none). All steps need the
+# programs of build, and all but build need those of demo.
 programs() {
     cat <<'END'
 #                steps       apt               dnf                   pacman            brew
@@ -29,6 +29,7 @@ cmake            test        cmake             cmake                 cmake      
 ninja            test        ninja-build       ninja-build           ninja             ninja
 ccache           test        ccache            ccache                ccache            ccache
 shellcheck       test        shellcheck        ShellCheck            shellcheck        shellcheck
+pipx             test        pipx              pipx                  python-pipx       pipx
 sanitizers       test        gcc               libasan,libubsan      gcc               -
 dmucs            test,bench  dmucs             -                     -                 -
 ip               test        iproute2          iproute               iproute2          -
@@ -52,17 +53,18 @@ say() {
 
 has() {
     case $1 in
-        # A compiler without the C library's headers is as good as none.
+        # A compiler without the C library's headers is no use.
         cc) echo '#include <stdio.h>' | cc -x c -fsyntax-only - ;;
         sanitizers) echo 'int main(void) { return 0; }' |
             cc -x c -fsanitize=address,undefined -o /dev/null - ;;
-        # A module of the system's Python, which need not be the one on PATH.
+        # A module of the system's Python, which may differ from the Python on PATH.
         dbusmock) "${SYSTEM_PYTHON:-/usr/bin/python3}" -c 'import dbusmock' ;;
         *) command -v "$1" ;;
     esac >/dev/null 2>&1
 }
 
-# Prints what $step needs and the machine has not: the programs, or (missing packages) their packages.
+# Prints the programs that $step needs and the machine lacks; "missing packages" prints their
+# packages.
 missing() {
     programs | while read -r program steps apt dnf pacman brew; do
         case $steps in
@@ -88,7 +90,7 @@ find_manager() {
     manager=
 }
 
-# Finds out how this user installs packages: sets $root, the words before the command.
+# Finds out how this user installs packages, and sets $root, the words before the command.
 may_install() {
     if [ "$manager" = brew ] || [ "$(id -u)" -eq 0 ]; then
         root=
@@ -118,8 +120,8 @@ run_manager() {
     esac >>"$log" 2>&1 </dev/null
 }
 
-# Installs all packages at once; where that fails, the lists may be old or absent, and then one unknown
-# package must not stand in the way of the others.
+# Installs all packages at once. If that fails, the package lists may be old or absent. It then
+# fetches them and installs each package alone, so that an unknown one does not stop the others.
 install() {
     mkdir -p build
     running=$(running_service)
@@ -130,8 +132,8 @@ install() {
             run_manager install "$package"
         done
     fi
-    # compilefarm starts its own distccd, open to whom it should be. The distributions that we know leave
-    # theirs off; where one was started by its package, it would compile for anybody it likes.
+    # compilefarm starts its own distccd, open to the farm's networks only. The distributions that
+    # we know do not start theirs. If a package did, that distccd might be open to other networks.
     started=$(running_service)
     if [ -n "$started" ] && [ -z "$running" ]; then
         # shellcheck disable=SC2086

@@ -932,7 +932,7 @@ def test_jobs_without_a_count_is_the_builders_cpus(
     connection.end()
     output, errors = process.communicate(timeout=PATIENCE_S)
     assert output == f"{CPUS}\n"
-    assert errors.startswith("gethost: no count from ")
+    assert errors.startswith("gethost: no number of jobs from ")
     assert process.returncode == 0
 
 

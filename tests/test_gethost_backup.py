@@ -295,7 +295,7 @@ def test_files_that_cannot_be_put_in_place(compile_: Compile) -> None:
     assert "id" not in again.receive("done")
     status, errors = compile_.result()
     assert status == 0
-    assert "gethost: desk1 is of no use: its backup's files cannot be put in place (" in errors
+    assert "gethost: no result from desk1: cannot rename the files of its backup: " in errors
     assert compile_.written() == ("first", "first")
 
 
@@ -642,13 +642,13 @@ def test_verbose_says_what_becomes_of_backups(compile_: Compile) -> None:
     lines = [line for line in errors.splitlines() if line.startswith("gethost: backup ")]
     assert lines == [
         "gethost: backup 8: desk2 (198.51.100.2 port 4002, 2 slots)",
-        "gethost: backup 8 on desk2 is of no use: distcc exit status 116",
+        "gethost: backup 8 on desk2 failed: distcc exit status 116",
         "gethost: backup 9: desk2 (198.51.100.2 port 4002, 2 slots)",
-        "gethost: backup 9 on desk2 is of no use: distcc exit status 1",
+        "gethost: backup 9 on desk2 failed: distcc exit status 1",
         "gethost: backup 10: desk2 (198.51.100.2 port 4002, 2 slots)",
-        "gethost: backup 10 on desk2 is given up: somebody waits",
+        "gethost: backup 10 on desk2 stopped: somebody waits",
         "gethost: backup 11: desk2 (198.51.100.2 port 4002, 2 slots)",
-        "gethost: backup 11 on desk2 has ended first, and well",
+        "gethost: backup 11 on desk2 finished first",
     ]
 
 

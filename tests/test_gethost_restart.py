@@ -161,7 +161,7 @@ def test_a_server_that_comes_back_is_found(gethost: Gethost, server: Server) -> 
         ends(gethost, process)
         connection.receive("done")
     assert (
-        f"host-server {server.name} has the lease of desk1:4001 now"
+        f" on desk1:4001: attached to host-server {server.name}\n"
         in (process.communicate(timeout=PATIENCE_S)[1])
     )
 

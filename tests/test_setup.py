@@ -38,6 +38,7 @@ TEST = {  # with Debian's packages
     "ninja": "ninja-build",
     "ccache": "ccache",
     "shellcheck": "shellcheck",
+    "pipx": "pipx",
     "dmucs": "dmucs",
     "ip": "iproute2",
     "Xvfb": "xvfb",

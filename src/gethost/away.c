@@ -1,97 +1,69 @@
-/* Remembering, from one compile to the next, that the server is away.
+/* Remembers, from one compile to the next, that a server is away.
  *
- * gethost runs once per file, and without a memory each of 400 files would wait for a server that does
- * not answer. The memory is an empty file for each server, whose age counts: while it is fresh, that
- * server is not asked; when it has gone stale, the one gethost that sees it first makes it fresh again
- * *before* it asks, so that the others, who run at the same time, go on compiling, here or with the next
- * server of the list. Success removes it. It is new once per absence, and who makes it tells the user.
+ * gethost runs once per file. Without a memory, each of 400 compiles would wait for a server that
+ * does not answer. The memory is one empty file per server, the marker, and its age counts:
  *
- * The file is a convenience. Where it cannot be written, everything works and is slower. A lasting process
- * would know more and need starting, stopping and a socket of its own.
+ *   fresh      The server is not asked.
+ *   stale      The first gethost that sees it makes it fresh again, and only then asks the server.
+ *              The gethosts that run at the same time do not wait: they use the next server of the
+ *              list, or compile here.
+ *   forgotten  The marker is from an earlier build.
  *
- * Not to be known here: what a server is.
+ * An answer from the server removes the marker. The gethost that creates it tells the user, so
+ * there is one message per absence.
+ *
+ * The marker is a convenience: if it cannot be written, everything works, only slower.
+ *
+ * Rejected: a daemon. It would know more, but needs a socket, and has to be started and stopped.
+ *
+ * This file does not know what a server is.
  */
-#include "gethost.h"
+#define _GNU_SOURCE
+#include "away.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "notes.h"
+
 enum {
-    FRESH_S = 10,      /* how long a server is left alone: a restart takes less than two of these */
-    FORGOTTEN_S = 300, /* a marker as old as this is from another build: its user was told long ago */
-    REFUSAL_S = 60,
+    FRESH_S = 10,      /* a restart of the server takes less than two of these periods */
+    FORGOTTEN_S = 300, /* the user saw the message of an older marker long ago */
+    REFUSAL_S = 60,    /* between two messages about refusals */
 };
 
-/* A directory that is ours and that nobody else can write to. In /tmp anyone could have made it. */
-static int open_private(const char *path, bool create)
-{
-    if (create)
-        (void)mkdir(path, 0700);
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
-    struct stat status;
-    if (fd >= 0 && (fstat(fd, &status) != 0 || status.st_uid != geteuid() || (status.st_mode & 022))) {
-        close(fd);
-        fd = -1;
-    }
-    return private_fd(fd);
-}
-
-/* The first place that can be used; -1 if there is none (or none yet, unless `create`). */
-static int open_directory(bool create)
-{
-    const struct {
-        const char *base, *format;
-    } places[] = {
-        {getenv("XDG_RUNTIME_DIR"), "%s/compilefarm"},
-        {getenv("DISTCC_DIR"), "%s/compilefarm"},
-        {getenv("XDG_CACHE_HOME"), "%s/compilefarm"},
-        {getenv("HOME"), "%s/.cache/compilefarm"},
-        {"/tmp", "%s/compilefarm-%lu"},
-    };
-    for (size_t i = 0; i < ARRAY_LENGTH(places); i++) {
-        char path[4096];
-        const char *base = places[i].base;
-        if (!base || base[0] != '/')
-            continue;
-        int length = snprintf(path, sizeof path, places[i].format, base, (unsigned long)geteuid());
-        if (length < 0 || (size_t)length >= sizeof path)
-            continue;
-        int fd = open_private(path, create);
-        if (fd >= 0)
-            return fd;
-    }
-    return -1;
-}
-
 struct marker {
-    int directory; /* -1: no place */
+    int directory; /* -1: no usable place */
     char name[40];
 };
 
-static struct marker marker_open(const char *kind, const char *servers, bool create)
+/* `kind` and `server` together name the marker. */
+static struct marker open_marker(const char *kind, const char *server, bool create)
 {
-    struct marker marker = {.directory = open_directory(create)};
-    uint64_t hash = 14695981039346656037u; /* FNV-1a: names the list, guards nothing */
-    for (const char *c = servers; *c; c++)
+    struct marker marker = {.directory = notes_directory(create)};
+    uint64_t hash = 14695981039346656037u; /* FNV-1a, not for security */
+    for (const char *c = server; *c; c++)
         hash = (hash ^ (unsigned char)*c) * 1099511628211u;
     snprintf(marker.name, sizeof marker.name, "%s-%016llx", kind, (unsigned long long)hash);
     return marker;
 }
 
-static void marker_close(const struct marker *marker)
+static void close_marker(const struct marker *marker)
 {
     if (marker->directory >= 0)
         close(marker->directory);
 }
 
-/* Seconds since the marker was touched, -1 if there is none. One from the future is as good as none; but
- * the file system's clock may be a moment ahead of time(), and a clock that is put right steps back a bit. */
+/* Seconds since the marker was written; -1 if there is none.
+ *
+ * A time stamp far in the future counts as forgotten. One slightly in the future counts as new.
+ * The file system's clock may be a moment ahead of time(), and correcting a clock may set it
+ * back. */
 static long marker_age_s(const struct marker *marker)
 {
     struct stat status;
@@ -102,60 +74,61 @@ static long marker_age_s(const struct marker *marker)
     return age_s < -FRESH_S ? FORGOTTEN_S : age_s < 0 ? 0 : age_s;
 }
 
-/* True if it was not there before, or if there is no place to remember it. */
-static bool marker_touch(const struct marker *marker)
+/* Create the marker or make it fresh. True: it did not exist, or there is no place for it. */
+static bool touch_marker(const struct marker *marker)
 {
     if (marker->directory < 0)
         return true;
-    int fd = openat(marker->directory, marker->name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
+    const int flags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW;
+    int fd = openat(marker->directory, marker->name, flags, 0600);
     if (fd >= 0) {
         close(fd);
         return true;
     }
-    bool known = errno == EEXIST;
+    bool existed = errno == EEXIST;
     (void)utimensat(marker->directory, marker->name, NULL, AT_SYMLINK_NOFOLLOW);
-    return !known;
+    return !existed;
 }
 
-int away_directory(void)
+static void remove_marker(const struct marker *marker)
 {
-    return open_directory(true);
+    if (marker->directory >= 0)
+        (void)unlinkat(marker->directory, marker->name, 0);
 }
 
-bool away_now(const char *server)
+bool away_is_marked(const char *server)
 {
-    struct marker marker = marker_open("away", server, false);
+    struct marker marker = open_marker("away", server, false);
     long age_s = marker_age_s(&marker);
     if (age_s >= FORGOTTEN_S)
-        (void)unlinkat(marker.directory, marker.name, 0);
+        remove_marker(&marker);
     else if (age_s >= FRESH_S)
-        (void)marker_touch(&marker);
-    marker_close(&marker);
+        (void)touch_marker(&marker);
+    close_marker(&marker);
     return age_s >= 0 && age_s < FRESH_S;
 }
 
 bool away_mark(const char *server)
 {
-    struct marker marker = marker_open("away", server, true);
-    bool news = marker_touch(&marker);
-    marker_close(&marker);
-    return news;
+    struct marker marker = open_marker("away", server, true);
+    bool is_new = touch_marker(&marker);
+    close_marker(&marker);
+    return is_new;
 }
 
-void away_clear(const char *server)
+void away_unmark(const char *server)
 {
-    struct marker marker = marker_open("away", server, false);
-    if (marker.directory >= 0)
-        (void)unlinkat(marker.directory, marker.name, 0);
-    marker_close(&marker);
+    struct marker marker = open_marker("away", server, false);
+    remove_marker(&marker);
+    close_marker(&marker);
 }
 
 bool away_is_first_refusal(const char *servers)
 {
-    struct marker marker = marker_open("refused", servers, true);
+    struct marker marker = open_marker("refused", servers, true);
     if (marker_age_s(&marker) >= REFUSAL_S)
-        (void)unlinkat(marker.directory, marker.name, 0);
-    bool news = marker_touch(&marker);
-    marker_close(&marker);
-    return news;
+        remove_marker(&marker);
+    bool is_new = touch_marker(&marker);
+    close_marker(&marker);
+    return is_new;
 }

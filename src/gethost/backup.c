@@ -1,23 +1,24 @@
 /* The files of a backup: a second run of the same compile, at the same time, on another host.
  *
- * Both runs would write the same files, and whoever of them is ended would leave his half of one. So the
- * second writes under names of its own, beside the real ones because a file can be renamed into its place
- * within a file system only, and what it wrote is renamed if it counts. The name has gethost's process id
- * in it, which no other run of the same file has.
+ * Both runs would write the same files, and a run that is ended leaves incomplete ones. So the
+ * backup writes under temporary names and gethost renames its files if the backup counts. They
+ * are beside the final ones, because rename() works only within a file system. gethost's process
+ * id makes the names unique among all runs of the same compile.
  *
- * Rejected: a directory in $TMPDIR, which is another file system as often as not; and letting both runs
- * write under such names, because then a compile without a backup would pay for it, too.
+ * Rejected: a directory in $TMPDIR, which is often another file system. Temporary names for both
+ * runs, because then every compile without a backup would pay for the renaming.
  *
- * Not to be known here: processes, servers, and which options name files.
+ * This file does not know processes, servers, or the options that name files.
  */
-#include "gethost.h"
+#define _GNU_SOURCE
+#include "backup.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-/* Let the word name a temporary file instead, and remember what that is to become. */
+/* Replace the file name in argv by a temporary one, and note both. */
 static bool redirect(char **argv, struct file_name name, struct backup_files *files)
 {
     if (!name.word)
@@ -35,7 +36,7 @@ static bool redirect(char **argv, struct file_name name, struct backup_files *fi
     return true;
 }
 
-char **backup_command(char **argv, const struct command *command, struct backup_files *files)
+char **backup_command(char **argv, const struct outputs *outputs, struct backup_files *files)
 {
     size_t count = 0;
     while (argv[count])
@@ -44,13 +45,13 @@ char **backup_command(char **argv, const struct command *command, struct backup_
     if (words)
         memcpy(words, argv, (count + 1) * sizeof *words);
     files->count = 0;
-    /* The object last: who sees a new one sees its dependencies, too. */
-    bool redirected = words && redirect(words, command->dependencies, files) &&
-                      redirect(words, command->object, files);
+    /* The object comes last: a process that sees a new object also sees its dependencies. */
+    bool redirected = words && redirect(words, outputs->dependencies, files) &&
+                      redirect(words, outputs->object, files);
     return redirected ? words : NULL;
 }
 
-bool backup_keep(const struct backup_files *files)
+bool backup_keep_files(const struct backup_files *files)
 {
     for (size_t i = 0; i < files->count; i++)
         if (rename(files->file[i].temporary, files->file[i].final) != 0)
@@ -58,7 +59,7 @@ bool backup_keep(const struct backup_files *files)
     return true;
 }
 
-void backup_remove(const struct backup_files *files)
+void backup_remove_files(const struct backup_files *files)
 {
     for (size_t i = 0; i < files->count; i++)
         (void)unlink(files->file[i].temporary);

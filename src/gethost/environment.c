@@ -1,34 +1,43 @@
-/* What distcc is told, which is all that gethost can do to it: its environment.
+/* The environment is all that gethost can tell distcc.
  *
- * With a lease, distcc gets one host and no second choice. Its own second choice is this machine, and
- * taken by 40 compiles at once that is the storm which a farm is there to prevent; gethost has a better
- * one, the next host. Hence:
+ * With a lease, distcc gets one host and no alternative. distcc's own alternative is this
+ * machine, and 40 compiles that fall back to it at once are the overload that a farm should
+ * prevent. gethost has a better one: the next host. Hence these settings:
  *
- *   DISTCC_HOSTS            the host; and as many preprocessors at once as there are CPUs here, because
- *                           distcc takes the host's slot before it waits for one of those.
- *   DISTCC_FALLBACK=0       no compile here when the host fails.
- *   DISTCC_SKIP_LOCAL_RETRY=1  no second compile here when the source has an error. Without it, FALLBACK=0
- *                           takes a syntax error for a failure of the host.
- *   DISTCC_BACKOFF_PERIOD=1  the time, in seconds, for which distcc avoids a host that failed. Which hosts
- *                           are to be avoided is the server's business, but 0 makes distcc 3.4 try a dead
- *                           host for ever. See environment_forget_backoff.
- *   DISTCC_PAUSE_TIME_MSEC  how often to look for a free slot when this machine's are taken; distcc's own
- *                           1000 leaves the machine idle between short jobs. The user's value stays.
- *   DISTCC_IO_TIMEOUT       how long a host may say nothing: until a compile ends, it does not. After distcc's
- *                           own 300 seconds a compile of many minutes would be one that failed, on one host
- *                           after the other. A host that swallows compiles is the server's to find. The
- *                           user's value stays.
- *   DISTCC_LOG=/dev/null    distcc's remarks about a host that failed would read as if the build had. The
- *                           compiler's text does not go there. A user who asked for the remarks gets them.
+ *   DISTCC_HOSTS
+ *       The host. Besides it, as many preprocessors at once as this machine has CPUs: distcc takes
+ *       the host's slot before it waits for its turn to preprocess.
+ *   DISTCC_FALLBACK=0
+ *       Do not compile here if the host fails.
+ *   DISTCC_SKIP_LOCAL_RETRY=1
+ *       Do not compile here once more if the source has an error. Without it, DISTCC_FALLBACK=0
+ *       turns a syntax error into a failure of the host.
+ *   DISTCC_BACKOFF_PERIOD=1
+ *       Seconds for which distcc avoids a host that failed. host-server decides which hosts to
+ *       avoid, but 0 makes distcc 3.4 retry a dead host forever.
+ *   DISTCC_PAUSE_TIME_MSEC=20
+ *       How often to look for a free slot of this machine. distcc's default of 1000 leaves the
+ *       machine idle between short jobs. The user's value wins.
+ *   DISTCC_IO_TIMEOUT=3600
+ *       Seconds without a byte from the host, which sends none until the compile ends. With
+ *       distcc's default of 300, a longer compile would fail on one host after the other.
+ *       host-server finds the hosts that never answer. The user's value wins.
+ *   DISTCC_LOG=/dev/null
+ *       distcc's messages about a failed host would look like a failed build. The compiler's
+ *       messages do not go there. A user who asked for distcc's messages gets them.
  *
- * Not to be known here: servers and signals.
+ * This file does not know servers or signals.
  */
-#include "gethost.h"
+#define _GNU_SOURCE
+#include "environment.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#include "cpus.h"
+#include "say.h"
 
 extern char **environ;
 
@@ -37,26 +46,38 @@ extern char **environ;
 static const char pause_time[] = "DISTCC_PAUSE_TIME_MSEC", io_timeout[] = "DISTCC_IO_TIMEOUT";
 enum { SETTINGS_MAX = 8 };
 
+/* ---- what it says to gethost ---- */
+
 bool environment_is_nested(void)
 {
-    /* distcc's own variable says that we are the compiler of a distcc; it would call us a loop. */
+    /* distcc sets its own variable for the compiler it runs, and would report us as a recursion. */
     return getenv(NESTED) || getenv("_DISTCC_SAFEGUARD");
 }
 
 bool environment_wants_distcc_log(void)
 {
     const char *log = getenv("DISTCC_LOG"), *chatty = getenv("DISTCC_VERBOSE");
-    return verbose || (log && log[0]) || (chatty && chatty[0] && strcmp(chatty, "0") != 0);
+    return say_is_verbose() || (log && log[0]) || (chatty && chatty[0] && strcmp(chatty, "0") != 0);
 }
 
-static bool sets(const char *setting, const char *variable)
+/* In pump mode, distcc's include server takes part in the compile. The other two variables make
+ * the preprocessor write dependencies without any option. */
+bool environment_adds_outputs(void)
+{
+    return getenv("INCLUDE_SERVER_PORT") || getenv("DEPENDENCIES_OUTPUT") ||
+           getenv("SUNPRO_DEPENDENCIES");
+}
+
+/* ---- what it says to distcc ---- */
+
+static bool sets_same_variable(const char *setting, const char *variable)
 {
     size_t length = strcspn(setting, "=") + 1;
     return strncmp(setting, variable, length) == 0;
 }
 
 /* The inherited environment with some settings ("NAME=value") replaced or added. */
-static char **with(const char *settings[], size_t count)
+static char **environment_with(const char *settings[], size_t count)
 {
     size_t inherited = 0, kept = 0;
     while (environ[inherited])
@@ -69,7 +90,7 @@ static char **with(const char *settings[], size_t count)
     for (size_t i = 0; i < inherited; i++) {
         bool replaced = false;
         for (size_t j = 0; j < count && !replaced; j++)
-            replaced = sets(settings[j], environ[i]);
+            replaced = sets_same_variable(settings[j], environ[i]);
         if (!replaced)
             result[kept++] = environ[i];
     }
@@ -79,9 +100,9 @@ static char **with(const char *settings[], size_t count)
     return result;
 }
 
-/* Slots for what distcc runs here without having been told to: links, mostly. They share their lock files
- * with the local compiles, of which there are as many as CPUs; with twice that a link never waits for a
- * compile. 4 is distcc's own number. */
+/* Slots for what distcc decides to run here, mostly links. Compiles that run here use the same
+ * lock files, and there are as many of them as CPUs. With twice that number, a link never waits
+ * for a compile. 4 is distcc's default. */
 static int local_slots(void)
 {
     int cpus = builder_cpus();
@@ -100,10 +121,10 @@ static size_t common_settings(const char *settings[])
 char **environment_for_lease(const struct lease *lease)
 {
     static char hosts[200];
-    bool six = strchr(lease->address, ':') != NULL;
+    bool is_ipv6 = strchr(lease->address, ':') != NULL;
     snprintf(hosts, sizeof hosts, "DISTCC_HOSTS=%s%s%s:%d/%d --localslots=%d --localslots_cpp=%d",
-             six ? "[" : "", lease->address, six ? "]" : "", lease->port, lease->slots, local_slots(),
-             builder_cpus());
+             is_ipv6 ? "[" : "", lease->address, is_ipv6 ? "]" : "", lease->port, lease->slots,
+             local_slots(), builder_cpus());
 
     const char *settings[SETTINGS_MAX];
     size_t count = common_settings(settings);
@@ -115,7 +136,7 @@ char **environment_for_lease(const struct lease *lease)
         settings[count++] = "DISTCC_IO_TIMEOUT=3600";
     if (!environment_wants_distcc_log())
         settings[count++] = "DISTCC_LOG=/dev/null";
-    return with(settings, count);
+    return environment_with(settings, count);
 }
 
 char **environment_for_local(void)
@@ -127,18 +148,13 @@ char **environment_for_local(void)
     const char *settings[SETTINGS_MAX];
     size_t count = common_settings(settings);
     settings[count++] = hosts;
-    return with(settings, count);
+    return environment_with(settings, count);
 }
 
-/* In pump mode distcc's include server has part in the compile, and the other two have a preprocessor
- * add its dependencies to a file, for which it needs no option. */
-bool environment_lets_repeat(void)
-{
-    return !getenv("INCLUDE_SERVER_PORT") && !getenv("DEPENDENCIES_OUTPUT") &&
-           !getenv("SUNPRO_DEPENDENCIES");
-}
+/* ---- distcc's directory ---- */
 
-/* distcc's own directory; false if it has none, or one with a very long name. */
+/* Write the path of distcc's directory with `name` appended. False if distcc has no directory, or
+ * the path is too long. */
 static bool path_in_distcc_dir(char *path, size_t size, const char *name)
 {
     const char *own = getenv("DISTCC_DIR"), *home = getenv("HOME");
@@ -150,22 +166,11 @@ static bool path_in_distcc_dir(char *path, size_t size, const char *name)
     return length > 0 && (size_t)length < size;
 }
 
-/* A failed host leaves a file, and until that is a second old every other distcc of this user fails at
- * once where it was sent to that host. */
 static bool path_of_backoff(char *path, size_t size, const struct lease *lease)
 {
     char name[128];
     snprintf(name, sizeof name, "/lock/backoff_tcp_%s_%d_0", lease->address, lease->port);
     return path_in_distcc_dir(path, size, name);
-}
-
-/* The host may have been innocent (it had no such compiler, say), and the server, who knows, has just
- * granted it: so the mark goes. */
-void environment_forget_backoff(const struct lease *lease)
-{
-    char path[4096];
-    if (path_of_backoff(path, sizeof path, lease))
-        (void)unlink(path);
 }
 
 bool environment_has_backoff(const struct lease *lease)
@@ -174,9 +179,18 @@ bool environment_has_backoff(const struct lease *lease)
     return path_of_backoff(path, sizeof path, lease) && access(path, F_OK) == 0;
 }
 
-/* distcc makes ~/.distcc and the directory "lock" in it, but neither $DISTCC_DIR nor a home. Package
- * builders set HOME to a directory that does not exist. */
-bool environment_distcc_can_work(void)
+/* host-server has just granted the host, and knows better. The mark may be about something else,
+ * such as a compiler that the host does not have. */
+void environment_remove_backoff(const struct lease *lease)
+{
+    char path[4096];
+    if (path_of_backoff(path, sizeof path, lease))
+        (void)unlink(path);
+}
+
+/* distcc creates ~/.distcc and the directory "lock" in it, but neither $DISTCC_DIR nor the home.
+ * Package builders set HOME to a directory that does not exist. */
+bool environment_has_distcc_dir(void)
 {
     char path[4096];
     const char *home = getenv("HOME");

@@ -7,7 +7,7 @@ life of our own were rejected: they would cost each idle connection a packet and
 
 On Linux the sockets that a listening one accepts inherit all of it, so a server pays no system call
 for a connection. Elsewhere an option may be missing: then a dead peer is noticed later. gethost has
-the same in C (src/gethost/server.c).
+the same in C (src/gethost/connection.c).
 """
 
 from __future__ import annotations
