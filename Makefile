@@ -55,7 +55,7 @@ chaos: test-programs  ## Real builds on a farm that is killed, stopped and cut o
 	@PYTHONPATH=tests $(BIN)/python -m chaos --runs $(or $(RUNS),5)
 
 clean:  ## Remove everything that these targets made
-	rm -rf .venv build .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find $(PYTHON_DIRS) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # C has no format check. A formatter's layout changes from version to version. A check that runs

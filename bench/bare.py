@@ -1,7 +1,7 @@
 """The least that a Python server can do for a client: accept, read, reply, close, on uvloop.
 
-host-server is measured against it. It has the same sockets, loop and garbage collection, and
-nothing else: no lines, no farm. No server in Python is much faster.
+What host-server is measured against. It runs as host-server does (sockets, loop, collector) and
+knows nothing else: no line, no farm. No server in Python is faster by much.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import cast
 
 import uvloop
 
-from compilefarm.programs.collector import freeze_collector
+from compilefarm.programs.garbage_collector import tune_garbage_collector
 from compilefarm.server.listen import BACKLOG, open_ports
 
 REPLY = b"lease id=1 host=host1 address=127.0.0.1 port=3632 slots=4\n"
@@ -31,13 +31,13 @@ class Bare(asyncio.Protocol):
 
 
 async def serve() -> None:
-    """Serve until the process is ended."""
+    """Serve for ever."""
     port, sockets = open_ports(["127.0.0.1"], 0)
     server = await asyncio.get_running_loop().create_server(
         Bare, sock=sockets[0][0], backlog=BACKLOG
     )
     print(f"bare: port {port}", flush=True)
-    freeze_collector()
+    tune_garbage_collector()
     await server.serve_forever()
 
 

@@ -29,7 +29,7 @@ from compilefarm.core.model import Outcome, Request
 from compilefarm.core.placement.earliest.earliest import EarliestPolicy
 from compilefarm.core.placement.policy import Policy
 from compilefarm.core.placement.tier import TierPolicy
-from compilefarm.programs.collector import freeze_collector
+from compilefarm.programs.garbage_collector import tune_garbage_collector
 from compilefarm.protocol.hosts_info import parse_hosts_info
 
 FEW_HOSTS, MANY_HOSTS = 10, 10_000
@@ -52,7 +52,7 @@ def measure(*, quick: bool) -> Table:
     for name, policy in POLICIES.items():
         for busy in (False, True):
             small, large = (_Work(policy(), hosts, busy) for hosts in (FEW_HOSTS, many))
-            freeze_collector()
+            tune_garbage_collector()
             turns = [(large.grant_us(grants), small.grant_us(grants)) for _ in range(rounds + 1)]
             slots = "every slot in use" if busy else "slots free"
             rows.append(_row(f"core, {name}, {slots}", turns[1:]))

@@ -1,8 +1,8 @@
-"""A desktop to test on: an X server, a screen saver, and buses, all real, with mocked services.
+"""A desktop session for tests: a real X server, screen saver and buses, with mocked services.
 
-Each is started on addresses of its own, waited for, and ended by its id. `python-dbusmock` runs on
-the system's Python, where its packages put it; what it mocks is a service at the other end of a
-real bus.
+Each program gets an address of its own, is waited for, and is ended by its process id.
+`python-dbusmock` runs with the system's Python, where its package puts it. A mocked service is at
+the other end of a real bus.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Self
 
 import psutil
-from compile_host import PATIENCE_S, eventually
+import pytest
 from conftest import DBUSMOCK_PYTHON
+from run_program import PATIENCE_S, eventually
 
-# Neither a desktop of the developer's own nor this machine's services may have a say.
+# A test must see neither the developer's own desktop nor this machine's services.
 DESKTOP_VARIABLES = {
     *("DISPLAY", "XAUTHORITY", "WAYLAND_DISPLAY", "XDG_SESSION_TYPE", "XDG_SEAT"),
     *("DBUS_SESSION_BUS_ADDRESS", "DBUS_SYSTEM_BUS_ADDRESS", "XDG_RUNTIME_DIR"),
@@ -50,11 +51,19 @@ def bare_environment() -> dict[str, str]:
     }
 
 
+def leave_desktop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give this process an environment without a desktop."""
+    for key in set(os.environ) - set(bare_environment()):
+        monkeypatch.delenv(key)
+    for key, text in bare_environment().items():
+        monkeypatch.setenv(key, text)
+
+
 @contextlib.contextmanager
 def started(
     *command: str, environment: Mapping[str, str] | None = None, output: int = subprocess.DEVNULL
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run a program, with all that it starts, for as long as the block does."""
+    """Run a program while the block runs; then end it with all that it has started."""
     process = subprocess.Popen(
         command,
         env=environment,
@@ -101,7 +110,7 @@ def x_server() -> Iterator[tuple[str, subprocess.Popen[str]]]:
 
 @contextlib.contextmanager
 def wayland_desktop() -> Iterator[tuple[dict[str, str], subprocess.Popen[str]]]:
-    """Run sway without a screen; yield what its programs have in their environment."""
+    """Run sway without a screen; yield the environment of its programs, and the process."""
     with tempfile.TemporaryDirectory(prefix="compilefarm-sway-") as runtime:
         config = Path(runtime, "config")
         config.write_text("xwayland disable\nseat seat0 fallback true\n")
@@ -111,15 +120,15 @@ def wayland_desktop() -> Iterator[tuple[dict[str, str], subprocess.Popen[str]]]:
             "WLR_LIBINPUT_NO_DEVICES": "1",
             "WLR_RENDERER": "pixman",
         }
-        # It does not run as root.
-        as_somebody = ["unshare", "--user", "--map-user=1000"] if os.geteuid() == 0 else []
-        with started(*as_somebody, "sway", "-c", str(config), environment=environment) as sway:
+        # sway refuses to run as root.
+        as_another_user = ["unshare", "--user", "--map-user=1000"] if os.geteuid() == 0 else []
+        with started(*as_another_user, "sway", "-c", str(config), environment=environment) as sway:
             [lock] = eventually(lambda: list(Path(runtime).glob("wayland-*.lock")))
             yield {"XDG_RUNTIME_DIR": runtime, "WAYLAND_DISPLAY": lock.stem}, sway
 
 
 def press_key(desktop: Mapping[str, str]) -> None:
-    """Make real input, as far as the Wayland desktop can tell."""
+    """Make input that is real to the Wayland desktop."""
     subprocess.run(["wtype", "a"], env=os.environ | desktop, check=True, timeout=PATIENCE_S)
 
 
@@ -135,7 +144,7 @@ def bus() -> Iterator[tuple[str, subprocess.Popen[str]]]:
 
 
 class MockedService:
-    """A service on a bus by python-dbusmock, told what to be with dbus-send."""
+    """A service on a bus, mocked by python-dbusmock and controlled with dbus-send."""
 
     def __init__(self, address: str, *arguments: str, name: str, path: str) -> None:
         self._address = address
@@ -159,7 +168,7 @@ class MockedService:
         self._stack.close()
 
     def call(self, method: str, *words: str, path: str = "") -> str:
-        """Call a method, `INTERFACE.NAME`; return what dbus-send printed."""
+        """Call a method, `INTERFACE.NAME`; return the output of dbus-send."""
         done = self._send(method, *words, path=path)
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -187,7 +196,7 @@ class MockedService:
 
 
 class MockedScreenSaver(MockedService):
-    """GNOME's screen saver by dbusmock's own template; the others by its like."""
+    """A mocked screen saver: GNOME's by dbusmock's own template, the others like it."""
 
     def __init__(self, address: str, desktop: str) -> None:
         name, path, self._interface = SCREEN_SAVERS[desktop]
@@ -211,7 +220,7 @@ class MockedScreenSaver(MockedService):
         return self
 
     def activate(self, active: bool) -> None:
-        """Switch it on or off."""
+        """Switch the screen saver on or off."""
         self.call(f"{self._interface}.SetActive", f"boolean:{str(active).lower()}")
 
 
@@ -229,7 +238,7 @@ class MockedLogind(MockedService):
         )
 
     def add_session(self, name: str) -> None:
-        """Let somebody log in at the seat."""
+        """Log a user in at the seat."""
         words = (f"string:{name}", "string:seat0", "uint32:1000", "string:ada", "boolean:true")
         self.call("org.freedesktop.DBus.Mock.AddSession", *words)
 
@@ -239,7 +248,7 @@ class MockedLogind(MockedService):
         self.set(path, f"{self._name}.Session", key, f"boolean:{str(value).lower()}")
 
     def sleep(self, begins: bool) -> None:
-        """Say that the machine goes to sleep, or is awake again."""
+        """Announce that the machine goes to sleep, or that it is awake again."""
         word = str(begins).lower()
         self.set(self.ROOT, f"{self._name}.Manager", "PreparingForSleep", f"boolean:{word}")
 
@@ -248,7 +257,7 @@ class ScreenSaver:
     """A real xscreensaver on a display."""
 
     def __init__(self, display: str) -> None:
-        # HOME: its settings are not the developer's.
+        # A HOME of its own, so that it does not read the developer's settings.
         self._home = tempfile.TemporaryDirectory(prefix="compilefarm-desktop-")
         Path(self._home.name, ".xscreensaver").write_text("mode: blank\nlock: False\nfade: False\n")
         self._environment = bare_environment() | {"DISPLAY": display, "HOME": self._home.name}
@@ -266,7 +275,7 @@ class ScreenSaver:
         self._home.cleanup()
 
     def command(self, word: str) -> str:
-        """Run its own command; return what it prints."""
+        """Run xscreensaver-command; return its output."""
         return subprocess.run(
             ["xscreensaver-command", word],
             env=self._environment,
@@ -278,7 +287,7 @@ class ScreenSaver:
 
 
 def move_mouse(display: str) -> None:
-    """Make real input, as far as the X server can tell."""
+    """Make input that is real to the X server."""
     subprocess.run(
         ["xdotool", "mousemove_relative", "1", "1"],
         env=os.environ | {"DISPLAY": display},

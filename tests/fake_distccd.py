@@ -1,7 +1,7 @@
-"""A distccd for tests: takes the same options, listens, and compiles nothing.
+"""A distccd for tests: it takes the same options, listens, and compiles nothing.
 
-`FAKE_DISTCCD` in the environment says what is wrong with it: `dies`, `mute` (never listens), or
-`deaf` (does not end when asked to). It starts two workers, as distccd does.
+`FAKE_DISTCCD` in the environment lets it fail: it `dies`, is `mute` (never listens) or `deaf`
+(ignores SIGTERM). Like distccd, it starts workers; here there are two.
 """
 
 import os

@@ -1,9 +1,8 @@
-"""A farm of real processes on loopback: host-server, distccd hosts, and what talks to them.
+"""A farm of real processes on loopback: host-server, distccd hosts, and clients typed by hand.
 
-Each process gets free ports and its own directory. The test waits until it serves, and ends it by
-its process id. When a host-server ends, it is checked too. A lease that is left fails the test,
-whatever its subject, and so does a traceback or an error in the log. Each snapshot that a test
-reads is checked against its types.
+Each process gets free ports and a directory of its own, is waited for until it serves, and is ended
+by its process id. When host-server ends, its log is checked: a lease that is left, a traceback or
+an error fails the test, whatever the test was about.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import psutil
-from compile_host import PATIENCE_S, eventually, free_ports, program_environment
+from run_program import PATIENCE_S, eventually, free_ports, program_environment
 from typed_json import checked_snapshot
 
 from compilefarm.protocol.farm_json import Snapshot
@@ -34,7 +33,7 @@ REQUESTS, LOADS, STATUS, MONITOR = range(4)
 
 
 class Client:
-    """A connection to one of host-server's ports, typed by hand."""
+    """A client of one of host-server's ports, typed by hand."""
 
     def __init__(self, address: str, port: int, sender: str = "") -> None:
         source = (sender, 0) if sender else None
@@ -46,42 +45,42 @@ class Client:
         self.send("".join(f"{line}\n" for line in lines).encode())
 
     def send(self, data: bytes) -> None:
-        """Send these bytes, even to a server that has closed already."""
+        """Send these bytes; it is no error if the server has closed the connection."""
         with contextlib.suppress(ConnectionResetError, BrokenPipeError):
             self.socket.sendall(data)
 
     def line(self) -> str:
-        """Wait for a line; return it without its newline, or "" when the server has closed."""
+        """Wait for a line; return it without its newline, or "" if the server has closed."""
         try:
             return self._lines.readline().decode().removesuffix("\n")
         except ConnectionResetError:
             return ""
 
     def hears(self, verb: str) -> Message:
-        """Return the next message, which must have this verb; a `wait` before it is skipped."""
+        """Wait for a message, which must have this verb; a `wait` may come before it."""
         line = self.line()
         while verb != "wait" and line.startswith("wait "):
             line = self.line()
-        assert line, f"the server closed without a {verb}"
+        assert line, f"the server closed the connection without {verb}"
         message = parse_line(line.encode())
         assert message.verb == verb, line
         return message
 
     def is_turned_away(self) -> str:
-        """Wait for an error and the close; return the error's reason."""
+        """Wait for an error and the end of the connection; return the error's reason."""
         reason = self.hears("error").required("reason")
         assert self.line() == ""
         return reason
 
     def is_closed(self) -> bool:
-        """Whether the close comes next. Wait for it or a line; the line can be read later."""
+        """Wait for a line or the end; return whether it is the end. The line stays unread."""
         try:
             return not self._lines.peek(1)
         except ConnectionResetError:
             return True
 
     def close(self) -> None:
-        """Close without a message."""
+        """Close the connection without a message."""
         self._lines.close()
         self.socket.close()
 
@@ -93,7 +92,7 @@ class Client:
 
 
 class HostServer:
-    """A real host-server on free ports; started again, it uses the same ones."""
+    """A real host-server, on any free ports; after a restart it has the same ports."""
 
     def __init__(self, directory: Path, *options: object, descriptors: int = 0) -> None:
         self.base = 0
@@ -106,7 +105,7 @@ class HostServer:
 
     @property
     def name(self) -> str:
-        """The value for `--server`."""
+        """What `--server` takes."""
         return f"127.0.0.1:{self.base}"
 
     def command(self) -> list[str]:
@@ -116,7 +115,7 @@ class HostServer:
         return [*self._limits, *python, *ports, *map(str, self._options)]
 
     def start(self) -> None:
-        """Start it and wait until it says that it listens."""
+        """Start it, and wait until it listens."""
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
                 self.command(),
@@ -137,13 +136,13 @@ class HostServer:
         return Client("127.0.0.1", self.base + port, sender)
 
     def ask(self, *lines: str, port: int = STATUS, sender: str = "") -> str:
-        """Send lines, and return the first line of the answer."""
+        """Send lines; return the first line of the answer."""
         with self.connect(port, sender) as client:
             client.say(*lines)
             return client.line()
 
     def serves(self) -> None:
-        """Assert that each port serves well-behaved clients now."""
+        """Assert that it serves well-behaved clients on each port at this moment."""
         assert self.ask("networks").startswith("ok ")
         with self.connect(REQUESTS) as builder:
             builder.say("request user=ada source=main.c")
@@ -158,11 +157,11 @@ class HostServer:
             return checked_snapshot(json.load(answer))
 
     def host(self, name: str) -> dict[str, Any]:
-        """Return a host's part of the snapshot; empty if the farm does not know the host."""
+        """Return the monitor's snapshot of a host; empty if it does not know the host."""
         return next((dict(host) for host in self.farm()["hosts"] if host["name"] == name), {})
 
     def logs(self, words: str) -> bool:
-        """Whether these words are in its log."""
+        """Return whether these words are in its log."""
         return words in self.log.read_text()
 
     def kill(self) -> None:
@@ -171,7 +170,7 @@ class HostServer:
         self.process.wait()
 
     def end(self) -> None:
-        """End it with SIGTERM, and check that it ends cleanly."""
+        """End it with SIGTERM, and check its exit status and its log."""
         if self.process.poll() is not None:
             return
         try:
@@ -196,24 +195,24 @@ class HostServer:
 class DistccdHost:
     """A real distccd on a loopback address, which stands for a machine.
 
-    Its gcc has a gate before it. While the gate is closed, compiles start and do not end, so a test
-    can act in the middle of a compile.
+    A gate before its gcc can be closed. Then compiles start and do not end, so a test can act
+    during a compile.
     """
 
     def __init__(self, address: str, slots: int = 2) -> None:
         self.address = address
         self.slots = slots
         self.port = free_ports(address=address)
-        # Not pytest's directory: a distccd that root starts becomes a user without access to it.
+        # Not pytest's directory: a distccd that root starts becomes a user who cannot read it.
         self._directory = Path(tempfile.mkdtemp(prefix="compilefarm-host-"))
         self._gate = self._directory / "closed"
         self._begun = self._directory / "begun"
-        self._swallows = self._directory / "swallows"
+        self._holds_probes = self._directory / "holds-probes"
         self.log = self._directory / "distccd.log"
         self._process: subprocess.Popen[bytes]
 
     def start(self) -> None:
-        """Start distccd and wait until it listens."""
+        """Start distccd, and wait until it listens."""
         environment = self.environment()
         while not self._serves_as(environment):
             self.port = free_ports(address=self.address)
@@ -225,13 +224,13 @@ class DistccdHost:
         bin_directory.mkdir(exist_ok=True)
         for name in ("gcc", f"{os.uname().machine}-linux-gnu-gcc"):  # distcc may ask for either
             gcc = bin_directory / name
-            if gcc.exists():  # from a killed distccd, one of whose compiles may be starting
+            if gcc.exists():  # made for a distccd that was killed; its compiles may still use it
                 continue
             gcc.write_text(
                 "#!/bin/sh\n"
-                # A probe is an empty file: it passes the gate, but is swallowed.
-                f'for word; do case "$word" in *.i) [ -s "$word" ] || [ -e {self._swallows} ] || '
-                f'exec {shutil.which("gcc")} "$@" ;; esac; done\n'
+                # A probe is an empty file: it passes the gate, unless probes are held too.
+                'for word; do case "$word" in *.i) [ -s "$word" ] || '
+                f'[ -e {self._holds_probes} ] || exec {shutil.which("gcc")} "$@" ;; esac; done\n'
                 f"[ -e {self._gate} ] && echo $$ >> {self._begun}\n"
                 f"while [ -e {self._gate} ]; do sleep 0.05; done\n"
                 f'exec {shutil.which("gcc")} "$@"\n'
@@ -244,7 +243,7 @@ class DistccdHost:
         return environment
 
     def _serves_as(self, environment: dict[str, str]) -> bool:
-        """Start distccd; return False if another program took its port meanwhile."""
+        """Start distccd; return False if another program has taken its port."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 f"distccd --no-detach --daemon --listen {self.address} --port {self.port} --nice 0 "
@@ -267,51 +266,51 @@ class DistccdHost:
 
     @property
     def pid(self) -> int:
-        """The id of the distccd process that listens, the parent of the others."""
+        """The process id of the distccd that listens, the parent of the others."""
         return self._process.pid
 
     def pids(self) -> list[int]:
-        """Return the ids of all its processes."""
+        """Return the process ids of all its processes."""
         return [process.pid for process in self._processes()]
 
     def add_to(self, server: HostServer, power_index: float = 1.0) -> None:
-        """Make the host available."""
+        """Add the host to a server's farm."""
         answer = server.ask(
             f"add host={self.address} port={self.port} slots={self.slots} power_index={power_index}"
         )
         assert answer.startswith("ok "), answer
 
     def close_gate(self) -> None:
-        """From now on, let compiles start and not end."""
+        """Hold all compiles from now on."""
         self._begun.write_text("")
         self._begun.chmod(0o666)
         self._gate.touch()
 
-    def swallow(self) -> None:
-        """From now on, let compiles start and not end, not even those of an empty file."""
-        self._swallows.touch()
+    def hold_probes_too(self) -> None:
+        """Hold all compiles from now on, even probes."""
+        self._holds_probes.touch()
         self.close_gate()
 
     def open_gate(self) -> None:
-        """Let compiles end."""
-        self._swallows.unlink(missing_ok=True)
+        """Let all compiles end."""
+        self._holds_probes.unlink(missing_ok=True)
         self._gate.unlink()
 
     def await_compiles(self, count: int = 1) -> None:
-        """Wait until `count` compiles are held at the gate."""
+        """Wait until at least `count` compiles are held at the gate."""
         eventually(lambda: len(self.begun()) >= count)
 
     def begun(self) -> list[int]:
-        """Return the ids of the compiles that came to the gate since it was closed."""
+        """Return the process ids of the compiles that came to the gate since it was closed."""
         return list(map(int, self._begun.read_text().split()))
 
     def stop(self) -> None:
-        """Stop all its processes with SIGSTOP. The kernel still accepts connections."""
+        """Stop all its processes, as SIGSTOP does; the kernel still accepts connections."""
         for process in self._processes():
             process.suspend()
 
-    def go_on(self) -> None:
-        """Let its processes run again."""
+    def resume(self) -> None:
+        """Resume all its processes."""
         for process in self._processes():
             process.resume()
 

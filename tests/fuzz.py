@@ -1,12 +1,12 @@
-"""Fuzzing: whatever bytes come in, the one who sent them is told so, and nothing else happens.
+"""Fuzzing: any input gets an error message or is handled, and does no harm.
 
-`make fuzz MINUTES=10` lets hypothesis write lines, streams, conversations and files for so long;
-`make test` does some hundreds of each. What a format's own error is stands beside each target; any
-other exception is a finding. Half of what is tried is built from the words of the format, because
-bytes at random hardly get past a verb.
+`make fuzz MINUTES=10` lets hypothesis generate lines, streams, conversations and files for that
+time; `make test` tries some hundreds of each. Each target names the error of its format; any other
+exception is a finding. Half of the inputs are built from the words of the format, because random
+bytes hardly get past the verb.
 
-Atheris was considered: it finds what hides behind a magic number, of which these formats have none,
-and needs another compiler than the one a newcomer has.
+Atheris was considered. It finds faults behind a magic number, which these formats do not have, and
+it needs another compiler than the usual one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import hypothesis
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
 from storms.clock import Clock
-from storms.host_server import CONNECTIONS, STATUS, ServerProgram
+from storms.host_server import CONNECTIONS, STATUS, ServerProgram, WatchedServer
 from storms.network import Network
 
 from compilefarm.programs.key_file import KeyFileError, read_keys
@@ -49,7 +49,7 @@ from compilefarm.simulate.trace import TraceError, parse_load, parse_record, par
 
 EXAMPLES_AT_ONCE = 2000
 
-# -- what lines are made of
+# -- lines
 
 
 def _words(text: str) -> list[str]:
@@ -90,16 +90,16 @@ streams = st.lists(st.builds(bytes.__add__, lines, ends), max_size=6).map(b"".jo
 
 
 def in_pieces(stream: bytes, cuts: list[int]) -> list[bytes]:
-    """Return the stream cut at these places."""
+    """Return the pieces of a stream that is cut at these places."""
     places = sorted({cut % (len(stream) + 1) for cut in cuts})
     return [stream[a:b] for a, b in zip([0, *places], [*places, len(stream)], strict=True)]
 
 
-# -- targets: each takes something in, and may raise nothing
+# -- targets: each takes an input, and may raise nothing
 
 
 def line(data: bytes) -> None:
-    """A line is a message or a `WireError`, by the fast way as by the thorough one."""
+    """A line is a message or a `WireError`; the fast parser and the thorough one agree."""
     try:
         message = parse_line(data)
     except WireError:
@@ -112,7 +112,7 @@ def line(data: bytes) -> None:
                 read(message, key)
     again = parse_line(format_line(message.verb, **message.words).removesuffix(b"\n"))
     assert again.verb == message.verb
-    # An empty value is written as one, and is read as if the word were not there.
+    # An empty value is written as empty, and its getters treat it as missing.
     assert again.words == message.words
 
 
@@ -127,7 +127,7 @@ _READERS: tuple[Callable[[Message, str], object], ...] = (
 
 
 def stream(data: bytes, cuts: list[int]) -> None:
-    """However a stream is cut, its lines are the same, and none is longer than the limit."""
+    """The lines of a stream do not depend on its cuts, and none is longer than the limit."""
 
     def split(pieces: list[bytes]) -> tuple[list[bytes], bool]:
         splitter, found = LineSplitter(), []
@@ -145,12 +145,11 @@ def stream(data: bytes, cuts: list[int]) -> None:
 
 
 class _Visitor(asyncio.Protocol):
-    """Somebody who says something and hears what comes back."""
+    """A client that sends bytes and collects the answer."""
 
     def __init__(self) -> None:
         self.heard = b""
         self.transport: asyncio.Transport | None = None
-        self.closed = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -159,79 +158,80 @@ class _Visitor(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.heard += data
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.closed = True
 
+class _Server:
+    """The real host-server on a simulated network, so that time costs nothing."""
 
-def conversation(port: int, policy: str, keyed: bool, data: bytes, cuts: list[int]) -> None:
-    """What is said to a port is answered by whole lines; the books stay right, others are served.
+    def __init__(self, policy: str, seed: int) -> None:
+        self.clock = Clock()
+        self._network = Network(self.clock, random.Random(seed))
+        self._home = self._network.machine("server", "10.0.0.1")
+        self._guest = self._network.machine("guest", "10.0.0.9")
+        self._program = ServerProgram(self._network, self._home, policy, (), self._check_farm)
+        self._program.start()
+        self._process = self._network.process("guest", self._guest)
 
-    The server is the real one on a simulated network, so that time costs nothing.
-    """
-    clock = Clock()
-    network = Network(clock, random.Random(len(data)))
-    home = network.machine("server", "10.0.0.1")
-    guest = network.machine("guest", "10.0.0.9")
+    @property
+    def server(self) -> WatchedServer:
+        """The server; it runs all the time."""
+        assert self._program.server is not None
+        return self._program.server
 
-    def books_are_right() -> None:
-        assert program.server is not None
-        program.server.farm.check()
-
-    program = ServerProgram(network, home, policy, (), books_are_right)
-    program.start()
-    process = network.process("guest", guest)
-
-    def say(to: int, pieces: list[bytes], for_s: float) -> _Visitor:
+    def say(self, port: int, pieces: list[bytes], for_s: float) -> _Visitor:
+        """Send pieces to a port, and let `for_s` pass; return the client."""
         visitor = _Visitor()
-        network.connect(process, guest, home.address, to, visitor)
-        until = clock.now + for_s
-        while visitor.transport is None and clock.step():
+        self._network.connect(self._process, self._guest, self._home.address, port, visitor)
+        until = self.clock.now + for_s
+        while visitor.transport is None and self.clock.step():
             pass
         for piece in pieces:
             if visitor.transport is not None and piece:
                 visitor.transport.write(piece)
-            clock.step()
-        while clock.now < until:
-            clock.step()
+            self.clock.step()
+        self.run_until(until)
         return visitor
 
-    assert b"ok host=" in say(STATUS, [b"add host=10.0.0.9 slots=2\n"], 1.0).heard
-    assert program.server is not None
+    def run_until(self, until: float) -> None:
+        """Let time pass."""
+        while self.clock.now < until:
+            self.clock.step()
+
+    def end(self) -> None:
+        """Kill the server and the client."""
+        self._process.kill()
+        self._program.kill()
+
+    def _check_farm(self) -> None:
+        self.server.farm.check()
+
+
+def conversation(port: int, policy: str, keyed: bool, data: bytes, cuts: list[int]) -> None:
+    """Any bytes on a port get whole lines as an answer; the farm stays consistent and serves."""
+    farm = _Server(policy, seed=len(data))
+    assert b"ok host=" in farm.say(STATUS, [b"add host=10.0.0.9 slots=2\n"], 1.0).heard
     if keyed:
-        program.server.keys = (b"0123456789abcdef",)
-    visitor = say(port, in_pieces(data, cuts), 1.0)
-    for answer in visitor.heard.split(b"\n")[:-1]:  # behind the last, a reset may have cut one off
+        farm.server.keys = (b"0123456789abcdef",)
+    visitor = farm.say(port, in_pieces(data, cuts), 1.0)
+    for answer in visitor.heard.split(b"\n")[:-1]:  # a reset may have cut off the last one
         assert parse_line(answer).verb in ANSWERS
     if visitor.transport is not None:
         visitor.transport.close()
-    while clock.now < 25.0:  # beyond every bound on a line
-        clock.step()
-    assert program.server is not None
-    assert not program.server.farm.leases
-    assert not program.server.farm.waiting
-    assert not program.server.overdue_at
-    assert b"ok networks=" in say(STATUS, [b"networks\n"], 1.0).heard
-    process.kill()
-    program.kill()
+    farm.run_until(25.0)  # longer than any time limit of a connection
+    assert not farm.server.farm.leases
+    assert not farm.server.farm.waiting
+    assert not farm.server.overdue_at
+    assert b"ok networks=" in farm.say(STATUS, [b"networks\n"], 1.0).heard
+    farm.end()
 
 
 ANSWERS = {
-    "challenge",
-    "attached",
-    "ok",
-    "wait",
-    "lease",
-    "refused",
-    "revoked",
-    "error",
-    "jobs",
-    "draining",
-    "hello",
+    *("challenge", "attached", "ok", "wait", "lease", "refused", "revoked", "error", "jobs"),
+    *("draining", "hello"),
 }
 
 
 def hosts_info(text: str) -> None:
-    """A file is a list of hosts, each with usable numbers, or an error that names a line."""
+    """A file is a list of hosts with usable numbers, or an error that names a line."""
     try:
         declarations = parse_hosts_info(text, "hosts-info")
     except HostsInfoError as error:
@@ -250,8 +250,8 @@ def _is_one_line_about(file: str, error: Exception) -> None:
 
 
 def key_file(data: bytes) -> None:
-    """A file is some keys, none of them short, or an error of one line that names it."""
-    with tempfile.NamedTemporaryFile() as file:  # only its owner may read it
+    """A file has at least one key and no short one, or an error of one line that names it."""
+    with tempfile.NamedTemporaryFile() as file:  # only its owner can read it
         file.write(data)
         file.flush()
         try:
@@ -264,7 +264,7 @@ def key_file(data: bytes) -> None:
 
 
 def trace(text: str) -> None:
-    """A file is a trace, a record, a load file, or an error that names line and column."""
+    """A file is a trace, a record or a load file, or an error that names line and column."""
     hosts = ("alder", "birch")
     for parse in (parse_trace, parse_record, partial(parse_load, hosts=hosts)):
         try:
@@ -276,7 +276,7 @@ def trace(text: str) -> None:
             assert lower_bound_s([row.cost_s for row in rows], [1.0, 2.0], 2) > 0.0
 
 
-# -- what files are made of
+# -- files
 
 host_words = st.sampled_from(
     _words(
@@ -318,21 +318,21 @@ cuts = st.lists(st.integers(0, 10_000), max_size=4)
 
 @dataclass(frozen=True)
 class Target:
-    """What is tried, and with what."""
+    """A function under test, and the strategies for its arguments."""
 
-    what: Callable[..., None]
+    function: Callable[..., None]
     given: dict[str, st.SearchStrategy[Any]]
 
     @property
     def name(self) -> str:
         """The target's name."""
-        return self.what.__name__
+        return self.function.__name__
 
     def play(self, examples: int, seed: int) -> None:
-        """Try so many examples; raises what a failing one raised, with the example."""
+        """Try this number of examples; raises the error of a failing one, with the example."""
 
         def body(**example: Any) -> None:
-            self.what(**example)
+            self.function(**example)
 
         test = hypothesis.given(**self.given)(body)
         test = settings(
@@ -367,7 +367,7 @@ def main() -> int:
     """Fuzz for as long as the command line says; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--seed", type=int, default=None, help="default: another one each time")
+    parser.add_argument("--seed", type=int, default=None, help="default: a random one")
     options = parser.parse_args()
     logging.disable()
     seed = options.seed if options.seed is not None else random.randrange(10**9)

@@ -1,4 +1,4 @@
-"""The battery: the machine's own counts, a mouse's does not, and doubt is battery."""
+"""Battery power: the machine's own battery counts, a mouse's does not, and doubt counts as yes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def battery(status: str) -> Supply:
         ([{"type": "UPS", "status": "Discharging"}], True),
     ],
 )
-def test_what_linux_tells(supplies: list[Supply], expected: bool, tmp_path: Path) -> None:
+def test_batteries_on_linux(supplies: list[Supply], expected: bool, tmp_path: Path) -> None:
     for number, supply in enumerate(supplies):
         directory = tmp_path / f"supply{number}"
         directory.mkdir()
@@ -58,7 +58,7 @@ def test_what_linux_tells(supplies: list[Supply], expected: bool, tmp_path: Path
         (SimpleNamespace(power_plugged=False), True),
     ],
 )
-def test_elsewhere_psutil_tells(
+def test_batteries_on_other_systems(
     said: SimpleNamespace | None, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(psutil, "sensors_battery", lambda: said, raising=False)

@@ -1,8 +1,8 @@
-"""Peers that vanish without a word: real network namespaces, and a cable that is pulled.
+"""Dead peers: real network namespaces, and a cable that is pulled.
 
-Each test has a machine of its own, a namespace behind a pair of virtual interfaces, on which one
-side of a connection runs; the cable is pulled by taking the interface down on the other end. That
-leaves no trace in the connection itself, as with a real one.
+In each test, one side of a connection runs on a machine of its own: a namespace behind a pair of
+virtual interfaces. Taking the interface down pulls the cable. As with a real cable, the connection
+itself shows no sign of it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from compile_host import ProcDirectory, eventually, program_command, program_environment
+from chaos.machines import ip
 from farm_processes import HostServer
+from proc_directory import ProcDirectory
+from run_program import eventually, program_command, program_environment
 
 from compilefarm.programs.dead_peer import GIVE_UP_AFTER_S, notice_dead_peer
 
@@ -28,7 +30,7 @@ NOTICED_WITHIN_S = 15.0
 CAP_NET_ADMIN, CAP_SYS_ADMIN = 12, 21
 
 
-def test_what_is_accepted_inherits_the_options() -> None:
+def test_accepted_connections_inherit_the_options() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         notice_dead_peer(listener)
         with socket.create_connection(listener.getsockname()) as client:
@@ -46,7 +48,7 @@ def test_what_is_accepted_inherits_the_options() -> None:
 
 
 class Machine:
-    """A namespace of its own, and the cable to it."""
+    """A network namespace, and the cable to it."""
 
     def __init__(self, number: int) -> None:
         self._name = f"compilefarm-{secrets.token_hex(3)}"
@@ -55,16 +57,16 @@ class Machine:
 
     def __enter__(self) -> Machine:
         try:
-            _ip("netns", "add", self._name)
-            _ip("link", "add", self._cable, "type", "veth", "peer", "eth0", "netns", self._name)
-            _ip("address", "add", f"{self.here}/24", "dev", self._cable)
-            _ip("link", "set", self._cable, "up")
+            ip("netns", "add", self._name)
+            ip("link", "add", self._cable, "type", "veth", "peer", "eth0", "netns", self._name)
+            ip("address", "add", f"{self.here}/24", "dev", self._cable)
+            ip("link", "set", self._cable, "up")
             for words in (
                 ["address", "add", f"{self.there}/24", "dev", "eth0"],
                 ["link", "set", "eth0", "up"],
                 ["link", "set", "lo", "up"],
             ):
-                _ip("-n", self._name, *words)
+                ip("-n", self._name, *words)
         except BaseException:
             self.__exit__()
             raise
@@ -73,19 +75,15 @@ class Machine:
     def __exit__(self, *_: object) -> None:
         for words in (["link", "delete", self._cable], ["netns", "delete", self._name]):
             with contextlib.suppress(subprocess.CalledProcessError):
-                _ip(*words)
+                ip(*words)
 
     def command(self, *words: str) -> list[str]:
-        """Return the command that runs one there."""
+        """Return the command that runs a command on the machine."""
         return ["ip", "netns", "exec", self._name, *words]
 
     def pull_the_cable(self) -> None:
-        """Let nothing through any more, and tell neither side."""
-        _ip("-n", self._name, "link", "set", "eth0", "down")
-
-
-def _ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True)
+        """Cut the connection without telling either side."""
+        ip("-n", self._name, "link", "set", "eth0", "down")
 
 
 @pytest.fixture
@@ -102,7 +100,7 @@ def machine() -> Iterator[Machine]:
 
 
 def _has_the_right() -> bool:
-    """Whether this process may do what namespaces need, even inside a container."""
+    """Return whether this process may make namespaces, even inside a container."""
     found = re.search(r"^CapEff:\s*(\w+)$", Path("/proc/self/status").read_text(), re.MULTILINE)
     needed = 1 << CAP_NET_ADMIN | 1 << CAP_SYS_ADMIN
     return found is not None and int(found[1], 16) & needed == needed
@@ -123,8 +121,8 @@ def running_there(machine: Machine, *words: str) -> Iterator[subprocess.Popen[st
             process.kill()
 
 
-def noticed_within(began_s: float) -> None:
-    assert time.monotonic() - began_s < NOTICED_WITHIN_S + 2  # for a machine with much to do
+def noticed_in_time(began_s: float) -> None:
+    assert time.monotonic() - began_s < NOTICED_WITHIN_S + 2  # 2 s for a busy machine
 
 
 @pytest.fixture
@@ -155,7 +153,7 @@ def test_a_builder_whose_cable_is_pulled_loses_its_lease(
         began_s = time.monotonic()
         machine.pull_the_cable()
         eventually(lambda: server.farm()["totals"]["slots_in_use"] == 0)
-        noticed_within(began_s)
+        noticed_in_time(began_s)
 
 
 @pytest.mark.slow
@@ -164,9 +162,9 @@ def test_a_host_whose_cable_is_pulled_is_silent_and_its_reporter_notices(
     server: HostServer, machine: Machine, tmp_path: Path
 ) -> None:
     (tmp_path / "proc").mkdir()
-    quiet = ProcDirectory(tmp_path / "proc").path  # else this machine's other work is its own
+    idle = ProcDirectory(tmp_path / "proc").path  # this machine may have other work
     where = ["--server", f"{machine.here}:{server.base}", "--host", machine.there]
-    loadavg = program_command("loadavg", *where, "--register", "--procfs", quiet)
+    loadavg = program_command("loadavg", *where, "--register", "--procfs", idle)
     with running_there(machine, *loadavg) as reporter:
         eventually(lambda: server.host(machine.there).get("load"))
         with server.connect() as builder:
@@ -175,22 +173,22 @@ def test_a_host_whose_cable_is_pulled_is_silent_and_its_reporter_notices(
             began_s = time.monotonic()
             machine.pull_the_cable()
             builder.hears("revoked")
-            noticed_within(began_s)
+            noticed_in_time(began_s)
         assert server.host(machine.there)["state"] == "silent"
         assert reporter.stderr
         assert re.search("broke|does not answer", reporter.stderr.readline())
-        noticed_within(began_s)
+        noticed_in_time(began_s)
 
 
 @pytest.mark.slow
 @pytest.mark.needs("ip")
-def test_a_gethost_whose_servers_cable_is_pulled_has_its_lease_elsewhere(
+def test_a_gethost_whose_server_has_its_cable_pulled_attaches_to_another(
     server: HostServer,
     machine: Machine,
     tmp_path: Path,
     gethost_path: Path,
 ) -> None:
-    """It holds a lease of a server there, and nobody tells it that this is gone."""
+    """It holds a lease of a server on the machine, and nothing tells it that the server is gone."""
     there = [sys.executable, "-P", "-m", "compilefarm.server.main", "--port", "9714"]
     with running_there(machine, *there) as other:
         assert other.stdout

@@ -1,7 +1,6 @@
-"""demo-farm, run as a user runs it, on a project of three files; it needs no network.
+"""demo-farm as a user runs it, on a project of three files, without a network.
 
-The processes of a test are told from all others by a variable in their environment, which whatever
-they start inherits.
+A variable in their environment identifies the processes of a test; their children inherit it.
 """
 
 import contextlib
@@ -16,9 +15,8 @@ from pathlib import Path
 from typing import IO, TypeVar
 from xml.etree import ElementTree
 
-import psutil
 import pytest
-from compile_host import eventually
+from run_program import eventually, processes_with
 
 from compilefarm.demo import project
 
@@ -55,20 +53,13 @@ def sources(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def environment() -> Iterator[dict[str, str]]:
-    """Yield an environment for demo-farm, and see to it that nothing of it is left."""
+    """Yield an environment for demo-farm, and assert that no process with it is left."""
     mark = uuid.uuid4().hex
-    yield os.environ | {MARK: mark, "HOST_SERVER": "nobody.invalid"}
-    left = list(marked(mark))
+    yield os.environ | {MARK: mark, "HOST_SERVER": "no-server.invalid"}
+    left = processes_with(MARK, mark)
     for process in left:
         process.kill()
     assert left == []
-
-
-def marked(mark: str) -> Iterator[psutil.Process]:
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
-                yield process
 
 
 @contextlib.contextmanager
@@ -136,7 +127,7 @@ def test_an_error_in_the_source_fails_and_is_shown(
 
 
 @end_to_end
-def test_a_build_that_sends_nothing_to_the_farm_is_no_success(
+def test_a_build_without_compiles_on_the_farm_fails(
     sources: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     (sources / "Makefile").write_text("all:\n\ttrue\n")
@@ -148,7 +139,7 @@ def test_a_build_that_sends_nothing_to_the_farm_is_no_success(
 
 @end_to_end
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_all_that_was_started(
+def test_a_signal_ends_all_processes(
     sources: Path, environment: dict[str, str], tmp_path: Path, number: signal.Signals
 ) -> None:
     begun = tmp_path / "begun"
@@ -163,7 +154,7 @@ def test_a_signal_ends_all_that_was_started(
 
 
 @end_to_end
-def test_a_kept_farm_serves_others_and_a_second_one_is_in_nobodys_way(
+def test_a_kept_farm_serves_others_beside_a_second_demonstration(
     sources: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     with demo_farm(environment, tmp_path, "--project", sources, "--keep") as demo:
@@ -176,7 +167,7 @@ def test_a_kept_farm_serves_others_and_a_second_one_is_in_nobodys_way(
             ran = subprocess.run(command, capture_output=True, text=True, check=True)
             return "now: 3 of 3 hosts up; 7 slots: 0 in use, 7 free" in ran.stdout
 
-        eventually(shown)  # what monitors show may be a moment old
+        eventually(shown)  # the monitor may be a moment late
 
         (sources / "one.o").unlink()
         with demo_farm(environment, tmp_path, "--project", sources) as second:
@@ -195,11 +186,11 @@ def test_a_kept_farm_serves_others_and_a_second_one_is_in_nobodys_way(
     [
         (("--project", "."), "there is no Makefile in ."),
         (("--project", "project", "--policy", "none"), "host-server did not start: "),
-        (("--project", "project", "--output", "project/main.c"), "cannot be used for output"),
+        (("--project", "project", "--output", "project/main.c"), "cannot write to"),
     ],
 )
 @pytest.mark.usefixtures("sources")
-def test_what_cannot_be_done_is_said_in_one_line(
+def test_a_user_error_is_one_line(
     environment: dict[str, str], tmp_path: Path, options: tuple[str, ...], why: str
 ) -> None:
     with demo_farm(environment, tmp_path, *options) as demo:
@@ -209,10 +200,10 @@ def test_what_cannot_be_done_is_said_in_one_line(
     assert errors.count("\n") == 1
 
 
-# -- fetching what is built
+# -- fetching the project
 
 
-def test_without_network_and_cache_it_says_so(
+def test_a_missing_network_without_a_kept_copy_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

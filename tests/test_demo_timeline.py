@@ -1,4 +1,4 @@
-"""The timeline picture: whatever a record holds, it is an SVG with its bars inside."""
+"""The timeline picture: any record gives an SVG with all bars inside."""
 
 import io
 from itertools import pairwise
@@ -24,7 +24,7 @@ def compiles(draw: st.DrawFn) -> Compile:
 
 
 @given(st.lists(compiles(), max_size=20), st.dictionaries(names, st.integers(0, 8)), names)
-def test_any_compiles_give_a_picture_that_holds_them(
+def test_any_compiles_give_a_picture_with_all_bars_inside(
     some: list[Compile], slots: dict[str, int], title: str
 ) -> None:
     picture = ElementTree.fromstring(svg(some, slots, title))
@@ -38,7 +38,7 @@ def test_any_compiles_give_a_picture_that_holds_them(
 
 
 @given(st.text(max_size=300))
-def test_a_damaged_record_is_read_as_far_as_it_goes(text: str) -> None:
+def test_a_damaged_record_is_read_up_to_the_damage(text: str) -> None:
     header = ",".join(COLUMNS) + "\r\n"
     good = "a.c,,,,,,ada,,,fast,1,0.1,0.2,0.9,0,done\r\n"
     found = read_record(io.StringIO(header + good + text.replace('"', ""), newline=""))
@@ -46,7 +46,7 @@ def test_a_damaged_record_is_read_as_far_as_it_goes(text: str) -> None:
     ElementTree.fromstring(svg(found, {}, ""))
 
 
-def test_a_record_tells_how_each_compile_ended() -> None:
+def test_a_record_gives_the_ending_of_each_compile() -> None:
     rows = (
         "a.c,,,,,,,,,h,0,0,1,2,0,done",
         "b.c,,,,,,,,,h,0,0,1,2,1,done",
@@ -63,7 +63,7 @@ def test_a_record_tells_how_each_compile_ended() -> None:
 
 
 @given(st.lists(st.tuples(names, times, times).map(lambda t: (t[0], min(t[1:]), max(t[1:])))))
-def test_what_is_compiled_here_does_not_overlap(intervals: list[tuple[str, float, float]]) -> None:
+def test_local_compiles_in_a_row_do_not_overlap(intervals: list[tuple[str, float, float]]) -> None:
     placed = in_rows(intervals)
     assert len(placed) == len(intervals)
     assert {each.host for each in placed} <= {HERE}
@@ -72,7 +72,7 @@ def test_what_is_compiled_here_does_not_overlap(intervals: list[tuple[str, float
         assert all(first[1] <= second[0] for first, second in pairwise(bars))
 
 
-def test_a_bar_tells_its_file_and_seconds() -> None:
+def test_a_bar_has_its_file_and_seconds_as_a_title() -> None:
     text = svg(
         [Compile("<&>.c", "fast", 0, 10.0, 10.42, "done")], {"fast": 2, "idle": 1}, "A build"
     )
@@ -81,7 +81,7 @@ def test_a_bar_tells_its_file_and_seconds() -> None:
     assert ">idle<" in text
 
 
-def test_the_legend_is_inside_and_above_the_rows() -> None:
+def test_the_legend_is_inside_the_picture_and_above_the_rows() -> None:
     all_kinds = [Compile("a.c", "fast", n, 0.0, 1.0, kind) for n, kind in enumerate(KINDS)]
     picture = ElementTree.fromstring(svg(all_kinds, {"fast": 1}, "A build"))
     names = {name for name, _ in KINDS.values()}
@@ -89,7 +89,7 @@ def test_the_legend_is_inside_and_above_the_rows() -> None:
     assert len(legend) == len(KINDS)
     [first_row] = [float(t.get("y", "")) for t in picture.iter(f"{SVG}text") if t.text == "fast"]
     for text in legend:
-        # A letter is 7 wide at most, on average.
+        # On average a letter is at most 7 wide.
         assert float(text.get("x", "")) + 7 * len(text.text or "") <= float(
             picture.get("width", "")
         )

@@ -1,9 +1,10 @@
 """What README.md and docs/ tell people to type works.
 
-A fenced block of commands (`sh`; in `console`, the lines after `$ `) is run as a whole, on a farm
-of the test's own and in a small project, when all its commands come to an end by themselves and
-stay on this machine. Of the others each command is checked: the program exists, and knows each
-option. Any other command fails the test: its author must decide which of the two it is.
+A fenced block of commands is one of `sh`, or the lines after `$ ` in one of `console`. A block is
+run as a whole if all its commands end by themselves and stay on this machine. It runs on a farm of
+the test's own, in a small project. In the other blocks each command is checked: the program must
+exist and know each option. A command for which neither is possible fails, so that its author must
+decide between them.
 """
 
 import re
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from compile_host import eventually
+from run_program import eventually
 from test_monitor import busy_farm
 
 from compilefarm.core.snapshot import take_snapshot
@@ -35,14 +36,14 @@ RUN = {
     *("base64", "ccache", "cmake", "export", "gethost", "head", "make", "mon-host-server"),
     *("ninja", "python3", "umask"),
 }
-# Those of RUN that do not end with this option.
+# With this option, a command of RUN does not end.
 UNENDING = {"--watch"}
-# Programs of ours that go on, or would speak for this machine: their --help must know the options.
+# Our programs that do not end, or would act on this machine: their --help must know the options.
 OURS = {
     *("addhost", "demo-farm", "disable-host", "enable-host", "gethost", "host-server", "loadavg"),
     *("mon-host-server", "power-index", "remhost", "simulate-farm", "watch-ssaver"),
 }
-# What others made, for others' machines: known to be right as it stands.
+# Commands of other programs, for other machines: known to be right.
 TAKEN_ON_TRUST = {
     "sudo apt install distcc gcc make python3-venv",
     "mkdir -p ~/.config/systemd/user",
@@ -74,7 +75,7 @@ class Block:
 
 
 def fenced(language: str) -> Iterator[tuple[str, str]]:
-    """Yield where a block stands (`PAGE:LINE`), and its text."""
+    """Yield the place of each block (`PAGE:LINE`) and its text."""
     for page in PAGES:
         text = page.read_text()
         for found in FENCE.finditer(text):
@@ -107,7 +108,7 @@ def words(command: str) -> list[list[str]]:
 
 
 def runs(block: Block) -> bool:
-    """Whether all commands of a block end by themselves and stay on this machine."""
+    """Return whether all commands of a block end by themselves and stay on this machine."""
     for command in block.commands:
         if command in TAKEN_ON_TRUST | INSTALLING:
             return False
@@ -120,7 +121,7 @@ def runs(block: Block) -> bool:
 
 
 def make_targets() -> set[str]:
-    """Return the targets of this repository's Makefile, and not of a user's project."""
+    """Return the targets of this repository's Makefile."""
     return set(re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
@@ -132,7 +133,7 @@ def check(command: str) -> None:
         if first == "make" and rest and rest[0] in make_targets():
             continue
         name = Path(first).name
-        assert name in OURS, f"no rule says whether this works: {command}"
+        assert name in OURS, f"this command is neither run nor checked: {command}"
         program = Path(sys.executable).parent / name
         help_text = subprocess.run(
             [program, "--help"], capture_output=True, text=True, check=True
@@ -143,13 +144,13 @@ def check(command: str) -> None:
                 assert known, f"{name} has no {option}"
 
 
-def test_there_are_blocks_of_both_sorts() -> None:
+def test_some_blocks_are_run_and_some_are_checked() -> None:
     assert {runs(block) for block in blocks()} == {True, False}
 
 
 @pytest.mark.needs("gcc")
 @pytest.mark.parametrize("block", [block for block in blocks() if not runs(block)], ids=str)
-def test_what_is_not_run_here_exists(block: Block) -> None:
+def test_a_block_that_is_not_run_names_existing_options(block: Block) -> None:
     for command in block.commands:
         check(command)
 
@@ -165,7 +166,7 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackFarm]:
 @pytest.mark.slow
 @pytest.mark.needs("make", "gcc", "cmake", "ninja", "ccache")
 @pytest.mark.parametrize("block", [block for block in blocks() if runs(block)], ids=str)
-def test_what_can_be_run_works(block: Block, farm: LoopbackFarm, tmp_path: Path) -> None:
+def test_a_block_that_can_be_run_works(block: Block, farm: LoopbackFarm, tmp_path: Path) -> None:
     for name, text in PROJECT.items():
         (tmp_path / name).write_text(text)
     monitor = f"127.0.0.1:{farm.base_port + Port.MONITOR}"
@@ -194,7 +195,7 @@ def test_what_can_be_run_works(block: Block, farm: LoopbackFarm, tmp_path: Path)
 
 
 @pytest.mark.parametrize(("where", "text"), list(fenced("hosts-info")))
-def test_hosts_info_examples_are_right(where: str, text: str) -> None:
+def test_an_example_of_hosts_info_is_valid(where: str, text: str) -> None:
     assert parse_hosts_info(text, where)
 
 
@@ -203,13 +204,13 @@ def test_hosts_info_examples_are_right(where: str, text: str) -> None:
     [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")],
     ids=lambda page: str(page.relative_to(ROOT)),
 )
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_a_target(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), target
 
 
-def test_the_page_on_monitors_tells_of_every_key() -> None:
+def test_the_page_on_monitors_has_every_key() -> None:
     def keys(value: object) -> Iterator[str]:
         if isinstance(value, dict):
             yield from value
@@ -219,5 +220,5 @@ def test_the_page_on_monitors_tells_of_every_key() -> None:
             for each in value:
                 yield from keys(each)
 
-    told = re.findall(r"`([a-z_]+)`", (ROOT / "docs" / "monitor.md").read_text())
-    assert set(keys(take_snapshot(busy_farm()))) <= set(told)
+    documented = re.findall(r"`([a-z_]+)`", (ROOT / "docs" / "monitor.md").read_text())
+    assert set(keys(take_snapshot(busy_farm()))) <= set(documented)

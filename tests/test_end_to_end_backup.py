@@ -1,8 +1,8 @@
-"""Backups with everything real: a slow host's compile is begun again on a fast one.
+"""Real builds with backups: a compile on a slow host is begun again on a fast one.
 
-As in tests/test_end_to_end.py, compiles are held in the middle by a gate before a host's compiler:
-a host whose gate is closed is as slow as a test wants it to be. Most stories begin with one host,
-which has the compile, and a faster one that joins: no file is at the fast host then but the backup.
+As in test_end_to_end.py, a gate before a host's compiler holds compiles, so a host is as slow as
+the test wants. Most tests begin with one host, which has the compile; then a faster one joins. So
+the fast host has nothing but the backup.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ from typing import Any
 
 import psutil
 import pytest
-from compile_host import eventually
+from build_farm import COMPILE, WARNING_AND_ERROR, Farm, finished, project, reporting, went_well
 from farm_processes import REQUESTS, DistccdHost
-from test_end_to_end import COMPILE, WARNING_AND_ERROR, Farm, finished, project, went_well
-from test_end_to_end_restart import reporting
+from run_program import eventually, processes_with
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -32,16 +31,16 @@ MAKE = ("make", "-s", "CC=gethost distcc gcc", "CFLAGS=-O1 -MMD -MP -MF $(@:.o=.
 
 @contextlib.contextmanager
 def backup_farm(path: Path, gethost_path: Path, *options: str, slots: int = 1) -> Iterator[Farm]:
-    """Run a farm, and see to it that nothing is left behind."""
+    """Run a farm, and assert that nothing is left behind."""
     with Farm(path, gethost_path, *options, slots=slots).running() as farm:
         yield farm
-        eventually(lambda: not processes_of(farm))
+        eventually(lambda: not processes_with("HOME", str(farm.directory)))
         assert temporaries(farm) == []
 
 
 @pytest.fixture
 def farm(tmp_path: Path, gethost_path: Path) -> Iterator[Farm]:
-    """A farm whose fast host is away, and whose slow one holds what it compiles."""
+    """A farm without its fast host, and whose slow host holds its compiles."""
     with backup_farm(tmp_path, gethost_path) as farm:
         only_the_slow_host(farm)
         yield farm
@@ -54,7 +53,7 @@ def only_the_slow_host(farm: Farm) -> None:
 
 
 def start_on_both(farm: Farm, *command: str, **environment: str) -> subprocess.Popen[str]:
-    """Start a compile on the slow host, and wait until it has a backup, and both are compiled."""
+    """Start a compile on the slow host, and wait until its backup compiles too."""
     compiling = farm.start_build(*(command or ("gethost", *COMPILE)), **environment)
     farm.slow.await_compiles()
     fast_joins(farm)
@@ -67,17 +66,17 @@ def fast_joins(farm: Farm) -> None:
 
 
 def leases(farm: Farm, host: DistccdHost) -> list[dict[str, Any]]:
-    """Wait for leases on a host; return what the monitor, which may lag behind, says of them."""
+    """Wait for leases on a host; return them, as the monitor shows them, with some delay."""
     return eventually(lambda: farm.server.host(host.name).get("leases") or [])
 
 
 def totals_become(farm: Farm, **expected: int) -> bool:
-    """Wait until the monitor, which may lag behind, says so."""
+    """Wait until the monitor shows these totals, with some delay."""
     return eventually(lambda: bool(expected.items() <= farm.server.farm()["totals"].items()))
 
 
 def rows(farm: Farm, count: int) -> list[tuple[str, str]]:
-    """Wait for so many rows; return them, and any beyond."""
+    """Wait until there are at least `count` rows; return all rows."""
     eventually(lambda: len(farm.attempts()) >= count)
     return farm.attempts()
 
@@ -86,24 +85,13 @@ def temporaries(farm: Farm) -> list[Path]:
     return list(farm.directory.rglob("*.backup-*"))
 
 
-def processes_of(farm: Farm) -> list[psutil.Process]:
-    """Return what runs on the builder: the processes that have its environment."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            home = process.environ().get("HOME")
-            if home == str(farm.directory) and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found
-
-
 def gave_up_compiling(host: DistccdHost) -> None:
-    """Wait until no compile stands before a host's gate: its distccd has ended them."""
+    """Wait until no compile is held at a host's gate, because its distccd has ended them."""
     eventually(lambda: not any(map(runs, host.begun())))
 
 
 def runs(pid: int) -> bool:
-    """Whether a process runs; distccd may leave one that it has killed unburied for a while."""
+    """Return whether a process runs; distccd may leave a killed one as a zombie for a while."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     return False
@@ -118,7 +106,7 @@ def names_in(directory: Path) -> list[str]:
 
 
 def is_as_local(farm: Farm, *written: str) -> bool:
-    """Compile without any farm, and compare what was written."""
+    """Compile without a farm, and compare the written files."""
     made = contents(farm.directory, *written)
     assert went_well(farm.build(*COMPILE[1:], *DEPENDENCIES))
     assert contents(farm.directory, *written) == made
@@ -128,7 +116,7 @@ def is_as_local(farm: Farm, *written: str) -> bool:
 # -- a build
 
 
-def test_a_file_that_a_slow_host_has_is_done_by_a_fast_one(
+def test_a_fast_host_compiles_the_file_that_a_slow_host_has(
     tmp_path: Path, gethost_path: Path
 ) -> None:
     with backup_farm(tmp_path, gethost_path, slots=2) as farm:
@@ -166,7 +154,7 @@ def test_a_file_that_a_slow_host_has_is_done_by_a_fast_one(
 # -- a compile
 
 
-def test_the_backup_is_first(farm: Farm) -> None:
+def test_the_backup_ends_first(farm: Farm) -> None:
     compiling = start_on_both(farm, "gethost", *COMPILE, *DEPENDENCIES)
     [slow_one], [fast_one] = leases(farm, farm.slow), leases(farm, farm.fast)
     assert (slow_one["backup"], fast_one["backup"]) == (False, True)
@@ -183,7 +171,7 @@ def test_the_backup_is_first(farm: Farm) -> None:
     assert is_as_local(farm, "main.o", "main.d")
 
 
-def test_the_first_attempt_is_first(farm: Farm) -> None:
+def test_the_first_attempt_ends_first(farm: Farm) -> None:
     compiling = start_on_both(farm, "gethost", *COMPILE, *DEPENDENCIES)
     farm.slow.open_gate()
     assert went_well(finished(compiling))
@@ -201,14 +189,14 @@ def test_the_backups_host_is_killed(farm: Farm) -> None:
     assert temporaries(farm) == []
     farm.slow.open_gate()
     assert went_well(finished(compiling))
-    # A backup that failed as soon as it began is no reason to blame its host; a second one is.
+    # A backup that fails at once does not count against its host; a second failure does.
     eventually(lambda: len(farm.rows()) >= 2)
     assert farm.rows() == [(farm.fast.name, "failed"), (farm.slow.name, "done")]
     assert farm.state(farm.slow) == "up"
 
 
 def test_the_first_attempts_host_is_killed(farm: Farm) -> None:
-    """The compile is begun once more, on the host that has the backup."""
+    """The compile is begun again, on the host that has the backup."""
     compiling = start_on_both(farm)
     farm.slow.kill()
     eventually(lambda: farm.state(farm.slow) == "quarantined")
@@ -220,7 +208,7 @@ def test_the_first_attempts_host_is_killed(farm: Farm) -> None:
     assert farm.state(farm.fast) == "up"
 
 
-def test_another_users_request_takes_the_slot_back(farm: Farm) -> None:
+def test_another_users_request_gets_the_backups_slot(farm: Farm) -> None:
     compiling = start_on_both(farm)
     with farm.server.connect(REQUESTS) as bob:
         bob.say("request user=bob")
@@ -240,7 +228,7 @@ def test_another_users_request_takes_the_slot_back(farm: Farm) -> None:
     assert totals_become(farm, backups_begun=1, backups_first=0)
 
 
-def test_an_error_in_the_source_comes_once_and_blames_no_host(farm: Farm) -> None:
+def test_an_error_in_the_source_is_shown_once_and_blames_no_host(farm: Farm) -> None:
     farm.write("main.c", WARNING_AND_ERROR)
     local = farm.build("gcc", "-O1", "-c", "main.c").stderr
     compiling = start_on_both(farm)
@@ -256,14 +244,14 @@ def test_an_error_in_the_source_comes_once_and_blames_no_host(farm: Farm) -> Non
         assert (farm.state(host), farm.server.host(host.name)["failures"]) == ("up", 0)
 
 
-def test_without_backups_there_are_none(tmp_path: Path, gethost_path: Path) -> None:
+def test_no_backups_begins_none(tmp_path: Path, gethost_path: Path) -> None:
     with backup_farm(tmp_path, gethost_path, "--no-backups") as farm:
         only_the_slow_host(farm)
         compiling = farm.start(*COMPILE)
         farm.slow.await_compiles()
         farm.fast.open_gate()
         fast_joins(farm)
-        for number in range(3):  # after each the fast host is idle
+        for number in range(3):  # after each compile the fast host is idle
             assert went_well(farm.compile("distcc", "gcc", "-c", "main.c", "-o", f"{number}.o"))
         assert compiling.poll() is None
         farm.slow.open_gate()
@@ -272,12 +260,12 @@ def test_without_backups_there_are_none(tmp_path: Path, gethost_path: Path) -> N
         assert totals_become(farm, backups_begun=0, backups_first=0)
 
 
-# -- other programs before gethost. They name the compiler by its path, and no gate is before that:
-# the slow host's distccd is stopped instead, for which the kernel goes on accepting.
+# -- Other programs before gethost. They name the compiler by its path, so there is no gate before
+# it. Instead the slow host's distccd is stopped; the kernel still accepts its connections.
 
 
 @pytest.mark.needs("cmake", "ninja")
-def test_behind_cmake_and_ninja(farm: Farm) -> None:
+def test_cmake_and_ninja_get_backups(farm: Farm) -> None:
     project(farm, files=2)
     farm.write(
         "CMakeLists.txt",
@@ -296,15 +284,15 @@ def test_behind_cmake_and_ninja(farm: Farm) -> None:
     eventually(lambda: Counter(farm.attempts())[farm.fast.name, "done"] == 3)
     assert (farm.slow.name, "dropped") in farm.attempts()
     assert farm.build("out/program").stdout
-    # What ninja knows of dependencies is right, too: the header is theirs.
+    # ninja's dependencies are right too: every object depends on the header.
     assert "no work to do" in farm.build("ninja", "-C", "out").stdout
     (farm.directory / "all.h").touch()
     assert farm.build("ninja", "-C", "out", "-n").stdout.count("Building C object") == 3
-    farm.slow.go_on()
+    farm.slow.resume()
 
 
 @pytest.mark.needs("ccache")
-def test_behind_ccache(farm: Farm) -> None:
+def test_ccache_gets_backups(farm: Farm) -> None:
     settings = {"CCACHE_PREFIX": "gethost distcc", "CCACHE_DIR": str(farm.directory / "ccache")}
     command = ("ccache", "gcc", *COMPILE[2:], *DEPENDENCIES)
     farm.slow.stop()
@@ -320,14 +308,14 @@ def test_behind_ccache(farm: Farm) -> None:
     assert contents(farm.directory, *made) == made
     assert rows(farm, 2) == [(farm.slow.name, "dropped"), (farm.fast.name, "done")]
     assert is_as_local(farm, *made)
-    farm.slow.go_on()
+    farm.slow.resume()
 
 
 # -- host-server is killed
 
 
 def test_the_server_is_killed_while_a_backup_runs(farm: Farm) -> None:
-    """The backup ends, the first attempt goes on; the next server begins another backup."""
+    """The backup ends and the first attempt goes on; the next server begins another backup."""
     servers = farm.server.name
     farm.server.ask(f"remove host={farm.slow.address} port={farm.slow.port}")
     with contextlib.ExitStack() as stack:
@@ -344,7 +332,7 @@ def test_the_server_is_killed_while_a_backup_runs(farm: Farm) -> None:
         farm.server.start()
         assert totals_become(farm, leases_attached=1)
         farm.fast.await_compiles(2)
-        # One slot is there for others, and that only because the backup makes way.
+        # Another user gets one slot, because the backup gives way.
         asking = [stack.enter_context(farm.server.connect(REQUESTS)) for _ in range(2)]
         asking[0].say("request user=bob")
         assert asking[0].hears("lease").words["host"] == farm.fast.name

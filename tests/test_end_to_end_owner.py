@@ -1,8 +1,8 @@
-"""Real builds during which the owner of a host comes back, in each of the three ways to reclaim it.
+"""Real builds during which a host's owner comes back, with each of the three `--reclaim` options.
 
-The host is brought in as watch-ssaver does it, with enable-host's own distccd and loadavg. Its
-compiler has a gate, so that the owner comes in the midst of compiles, each time; and what is
-asserted is what the build's user sees, what the record says, and what is left on the owner's CPUs.
+The host is in the farm as with watch-ssaver, with enable-host's own distccd and loadavg. A gate
+before its compiler holds the compiles, so the owner always comes during one. The tests assert what
+the user of the build sees, what the record says, and what is left on the owner's CPUs.
 """
 
 from __future__ import annotations
@@ -18,31 +18,29 @@ from pathlib import Path
 
 import psutil
 import pytest
-from compile_host import ProcDirectory
+from build_farm import Farm, finished, objects_are_as_local, project
+from desk import comes_true, play, watched_desktop
 from farm_processes import DistccdHost
-from test_agent_desktop import comes_true, play
-from test_end_to_end import Farm, finished, objects_are_as_local, project
+from proc_directory import ProcDirectory
 
 from compilefarm.compile_host.desktop import desktop
-from compilefarm.compile_host.desktop.desktop import Desktop, add_desktop_options
-from compilefarm.programs.options import Parser
-from compilefarm.protocol.address import Address
+from compilefarm.compile_host.desktop.desktop import Desktop
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
 class WatchedHost(DistccdHost):
-    """A host that is not started by the test: enable-host starts its distccd."""
+    """A host whose distccd is started by enable-host and not by the test."""
 
     def start(self) -> None:
-        """Do nothing: its distccd starts when its owner leaves."""
+        """Do nothing: distccd starts when the owner leaves."""
 
     def kill(self) -> None:
-        """Do nothing: whoever watches it has ended it."""
+        """Do nothing: the watcher has ended distccd."""
 
 
 class OwnersFarm(Farm):
-    """A farm whose fast host is somebody's desktop, and whose slow one is not."""
+    """A farm whose fast host is a desktop, and whose slow host is not."""
 
     complaints: list[str]
 
@@ -54,37 +52,34 @@ class OwnersFarm(Farm):
 
     @contextlib.asynccontextmanager
     async def desktop(self, *options: str) -> AsyncIterator[Desktop]:
-        """Have the fast host watched, and its owner away; for as long as the block runs."""
+        """Watch the fast host, whose owner is away, while the block runs."""
         host = ["--host", self.fast.name, "--run-dir", str(self.directory / "run")]
         measured = ["--slots", "2", "--power-index", "9"]
-        where = ["--server", self.server.name, "--procfs", str(self.directory / "proc")]
-        parser = Parser("watch-ssaver", "")
-        add_desktop_options(parser)
-        parsed = parser.parse_args([*host, *measured, *where, *options])
-        watched = Desktop(parsed, [Address("127.0.0.1", self.server.base)], self.complaints.append)
+        where = ["--procfs", str(self.directory / "proc")]
+        arguments = [*host, *measured, *where, *options]
         os.environ["PATH"] = self.fast.environment()["PATH"]
-        try:
+        async with watched_desktop(
+            arguments, [self.server.name], self.complaints.append
+        ) as watched:
             await watched.owner_left()
             await comes_true(lambda: self.state(self.fast) == "up")
             yield watched
-        finally:
-            await watched.leave()
         assert not self.complaints
-        assert not [each for each in self.of_desk() if each.is_running()]
+        assert not [each for each in self.held_compiles() if each.is_running()]
 
-    def of_desk(self) -> list[psutil.Process]:
-        """Return the desktop's compiles that stand before the gate."""
+    def held_compiles(self) -> list[psutil.Process]:
+        """Return the desktop's compiles that are held at the gate."""
         found = []
         for pid in self.fast.begun():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process = psutil.Process(pid)
-                # distccd waits for a compile whose client is gone only when its worker ends.
+                # distccd reaps a compile without a client only when the worker ends.
                 if process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
         return found
 
     async def build_until_both_hosts_compile(self) -> subprocess.Popen[str]:
-        """Start a build; return it when two of its files are being compiled on the desktop."""
+        """Start a build; return it when the desktop compiles two of its files."""
         project(self, files=12)
         self.fast.close_gate()
         building = self.start_build("make", "-s", "-j4", "CC=gethost distcc gcc")
@@ -92,7 +87,7 @@ class OwnersFarm(Farm):
         return building
 
     async def built(self, building: subprocess.Popen[str]) -> Counter[tuple[str, str]]:
-        """Wait for a build; return how many of its compiles ended how on the desktop."""
+        """Wait for a build; return the number of its compiles on the desktop, by ending."""
         built = await asyncio.to_thread(finished, building)
         assert (built.returncode, built.stderr) == (0, "")
         assert objects_are_as_local(self)
@@ -109,7 +104,7 @@ def farm(
     gethost_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[OwnersFarm]:
-    monkeypatch.setenv("PATH", os.environ["PATH"])  # to be put back
+    monkeypatch.setenv("PATH", os.environ["PATH"])  # so that it is restored afterwards
     owners = OwnersFarm(tmp_path, gethost_path, "--policy", "tier")
     owners.fast = WatchedHost("127.0.0.2")
     with owners.running():
@@ -120,7 +115,7 @@ def test_compiles_finish_at_the_lowest_priority(farm: OwnersFarm) -> None:
     async def story() -> None:
         async with farm.desktop("--reclaim", "finish") as watched:
             building = await farm.build_until_both_hosts_compile()
-            for compile in farm.of_desk():
+            for compile in farm.held_compiles():
                 assert compile.nice() == 19
                 assert os.sched_getscheduler(compile.pid) == os.SCHED_IDLE
                 assert compile.ionice().ioclass == psutil.IOPRIO_CLASS_IDLE
@@ -133,8 +128,8 @@ def test_compiles_finish_at_the_lowest_priority(farm: OwnersFarm) -> None:
 
 def test_compiles_are_stopped_and_go_on_when_the_owner_leaves_again(farm: OwnersFarm) -> None:
     def are_stopped() -> bool:
-        # A shell that was just starting a program sleeps until that, stopped too, has started.
-        of_each = [[each, *each.children()] for each in farm.of_desk()]
+        # A shell that is starting a program sleeps until the stopped program has started.
+        of_each = [[each, *each.children()] for each in farm.held_compiles()]
         assert len(of_each) == 2
         return all(group[-1].status() == psutil.STATUS_STOPPED for group in of_each)
 
@@ -144,7 +139,7 @@ def test_compiles_are_stopped_and_go_on_when_the_owner_leaves_again(farm: Owners
             await watched.owner_came(time.time())
             await comes_true(are_stopped)
             farm.fast.open_gate()
-            # All that can be built without the two has been built: nothing goes to the desktop.
+            # All files but those two have been built, and none of them on the desktop.
             await comes_true(lambda: len(farm.rows()) == 11)
             await comes_true(lambda: farm.state(farm.fast) == "owner")  # monitors lag a little
             assert are_stopped()
@@ -164,7 +159,7 @@ def test_compiles_that_stay_stopped_run_elsewhere(
             building = await farm.build_until_both_hosts_compile()
             await watched.owner_came(time.time())
             assert await farm.built(building) == {(farm.fast.name, "revoked"): 2}
-            await comes_true(lambda: not farm.of_desk())
+            await comes_true(lambda: not farm.held_compiles())
 
     play(story)
 
@@ -174,7 +169,7 @@ def test_compiles_are_ended_now(farm: OwnersFarm) -> None:
         async with farm.desktop("--reclaim", "now") as watched:
             building = await farm.build_until_both_hosts_compile()
             await watched.owner_came(time.time())
-            await comes_true(lambda: not farm.of_desk())
+            await comes_true(lambda: not farm.held_compiles())
             assert await farm.built(building) == {(farm.fast.name, "revoked"): 2}
 
     play(story)

@@ -1,8 +1,8 @@
 """Real builds while host-server is killed, started again, or replaced by another.
 
-As in tests/test_end_to_end.py, compiles are held in the middle by a gate, so that each time it is
-during a compile that the server dies. The hosts' own load reporters run, and see what distccd does
-but nothing else of this machine, whose other work would be foreign load.
+As in test_end_to_end.py, a gate holds the compiles, so the server always dies during one. The
+hosts' own load reporters run. They see distccd and nothing else of this machine, whose other work
+would be foreign load.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import contextlib
 import os
 import re
 import subprocess
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -20,9 +19,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from compile_host import ProcDirectory, eventually, running
-from farm_processes import DistccdHost, HostServer
-from test_end_to_end import Farm, finished, objects_are_as_local, project
+from build_farm import Farm, finished, objects_are_as_local, project, reporting
+from farm_processes import HostServer
+from run_program import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -30,52 +29,7 @@ FILES = 10
 COMPILES = FILES + 1  # and main.c
 JOBS = 8
 SLOTS = 4  # of both hosts
-TOLD_WITHIN_S = 0.1  # the server tells who waits before it does anything else
-
-
-class QuietProc(ProcDirectory):
-    """A /proc in which a process tree is alone on its machine."""
-
-    def __init__(self, path: Path, root_pid: int) -> None:
-        path.mkdir()
-        super().__init__(path)
-        self._root = psutil.Process(root_pid)
-        self._ended = threading.Event()
-        self._follow()
-        self._thread = threading.Thread(target=self._run)
-
-    def _run(self) -> None:
-        while not self._ended.wait(0.05):
-            self._follow()
-
-    def _follow(self) -> None:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            now = {self._root.pid, *(each.pid for each in self._root.children(recursive=True))}
-            there = {int(entry.name) for entry in self.path.iterdir() if entry.name.isdigit()}
-            for pid in there - now:
-                (self.path / str(pid)).unlink()
-            for pid in now - there:
-                (self.path / str(pid)).symlink_to(f"/proc/{pid}")
-
-    def __enter__(self) -> Path:
-        self._thread.start()
-        return self.path
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-
-@contextlib.contextmanager
-def reporting(farm: Farm, host: DistccdHost, servers: str, power_index: float) -> Iterator[None]:
-    """Have a host register and report, as enable-host has it."""
-    where = ["--server", servers, "--host", host.name, "--register", "--slots", host.slots]
-    with (
-        QuietProc(farm.directory / f"proc-{host.address}", host.pid) as procfs,
-        running("loadavg", *where, "--power-index", power_index, "--procfs", procfs,
-                "--distccd-pid", host.pid),
-    ):  # fmt: skip
-        yield
+TOLD_WITHIN_S = 0.1  # the server sends `wait` before it does anything else
 
 
 @pytest.fixture
@@ -89,7 +43,7 @@ def farm(tmp_path: Path, gethost_path: Path) -> Iterator[Farm]:
 
 
 def both_report(farm: Farm, *servers: HostServer) -> contextlib.ExitStack:
-    """Have both hosts report to these servers, and wait until they have."""
+    """Let both hosts report to these servers, and wait until they have."""
     names = ",".join(server.name for server in servers)
     stack = contextlib.ExitStack()
     for host, power_index in ((farm.fast, 9.0), (farm.slow, 1.0)):
@@ -104,7 +58,7 @@ def all_free(server: HostServer) -> bool:
 
 
 def build(farm: Farm, servers: str = "") -> subprocess.Popen[str]:
-    """Start a build, and wait until every slot is in use and the rest waits."""
+    """Start a build, and wait until every slot is in use and the other requests wait."""
     servers = servers or farm.server.name
     building = farm.start_build("make", f"-j{JOBS}", "CC=gethost distcc gcc", HOST_SERVER=servers)
     every_slot_compiles(farm)
@@ -113,9 +67,9 @@ def build(farm: Farm, servers: str = "") -> subprocess.Popen[str]:
 
 
 def the_rest_waits(server: HostServer) -> bool:
-    """Whether all others wait, and have been told so.
+    """Return whether all other requests wait, and have heard so.
 
-    A gethost that asked and has not been answered when the server is killed compiles at home.
+    A gethost without an answer when the server is killed compiles locally.
     """
     waited_s = [request["waited_s"] for request in server.farm()["requests"]]
     return len(waited_s) == JOBS - SLOTS and min(waited_s) > TOLD_WITHIN_S
@@ -132,7 +86,7 @@ def open_gates(farm: Farm) -> None:
 
 
 def each_file_was_compiled_once(farm: Farm) -> None:
-    """By the hosts' own logs: none twice, none on the builder."""
+    """Assert, from the hosts' logs, that none was compiled twice or on the builder."""
     logs = farm.fast.log.read_text() + farm.slow.log.read_text()
     compiled = re.findall(r"COMPILE_OK exit:0 .* (\w+\.c)$", logs, re.MULTILINE)
     assert Counter(compiled) == Counter(["main.c", *(f"f{number}.c" for number in range(FILES))])
@@ -155,7 +109,7 @@ def test_the_server_is_killed_and_started_again_twice(farm: Farm) -> None:
             eventually(lambda: farm.server.farm()["totals"]["hosts_up"] == 2)
             eventually(partial(the_rest_waits, farm.server))
             assert farm.server.farm()["totals"]["slots_free"] == 0
-        # Past the time for which hosts are held: whatever is granted now would be granted twice.
+        # Wait until the hosts are no longer held: a lease granted now would be a second one.
         eventually(lambda: farm.server.farm()["totals"]["strays"] == 0)
         time.sleep(3)
         assert farm.server.farm()["totals"]["leases_granted"] == 0
@@ -165,8 +119,8 @@ def test_the_server_is_killed_and_started_again_twice(farm: Farm) -> None:
         assert {ending for _, ending in farm.rows()} == {"done"}
 
 
-def test_a_lease_that_nobody_attaches_is_in_use_while_its_compile_runs(farm: Farm) -> None:
-    """A gethost is stopped, as on a builder that hangs, while the server is started again."""
+def test_a_slot_is_in_use_while_a_compile_runs_whose_lease_is_not_attached(farm: Farm) -> None:
+    """A gethost is stopped, as on a builder that hangs, while the server is restarted."""
     with both_report(farm, farm.server):
         compiling = farm.start("distcc", "gcc", "-c", "f0.c", HOST_SERVER=farm.server.name)
         farm.fast.await_compiles()
@@ -193,7 +147,7 @@ def test_another_server_takes_over_and_the_first_comes_back(
     with HostServer(other_path, "--policy", "tier") as other, both_report(farm, farm.server, other):
         servers = f"{farm.server.name},{other.name}"
         building = build(farm, servers)
-        # The second sees what runs, and that it is none of its own.
+        # The second server sees compiles without leases of its own.
         eventually(lambda: other.farm()["totals"]["strays"] == SLOTS)
         farm.server.kill()
         eventually(lambda: other.farm()["totals"]["leases_attached"] == SLOTS)

@@ -1,4 +1,4 @@
-"""A short part of `make fuzz`."""
+"""A short run of `make fuzz`."""
 
 import logging
 from collections.abc import Iterator
@@ -11,12 +11,12 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
-    """Let the servers under test not log each refusal."""
+    """Keep the servers under test from logging each refusal."""
     logging.disable()
     yield
     logging.disable(logging.NOTSET)
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
-def test_what_comes_in_does_no_harm(target: Target) -> None:
+def test_no_input_does_harm(target: Target) -> None:
     target.play(300, seed=1)

@@ -14,8 +14,8 @@ import subprocess
 import time
 
 import pytest
-from compile_host import eventually
 from gethost_program import PATIENCE_S, Connection, Gethost, Server
+from run_program import eventually
 
 pytestmark = pytest.mark.slow  # a gethost that lost its server takes its time
 

@@ -1,4 +1,4 @@
-"""The farm's key: which files are taken for one, and what a proof is worth."""
+"""The farm's key: which files hold one, and what a proof proves."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def test_each_line_is_a_key(path: Path) -> None:
     [
         ("", "holds no key"),
         ("\n\n", "holds no key"),
-        ("too-short", "line 1: a key is 16"),
+        ("too-short", "line 1: a key has at least 16"),
         (f"{KEY.decode()}\n# the old one, now gone", "line 2: .* does not begin with #"),
         ("#correct-horse-battery", "line 1"),
-        ("correct horse battery staple", "without spaces"),
+        ("correct horse battery staple", "no spaces"),
         ("correct-h\u00f6rse-battery", "line 1"),
     ],
 )
-def test_what_is_no_key_is_said_with_its_line(path: Path, text: str, why: str) -> None:
+def test_a_line_that_is_not_a_key_is_named(path: Path, text: str, why: str) -> None:
     path.write_text(text)
     with pytest.raises(KeyFileError, match=why) as raised:
         read_keys(path)
@@ -48,15 +48,15 @@ def test_what_is_no_key_is_said_with_its_line(path: Path, text: str, why: str) -
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o601])
-def test_a_file_that_is_open_to_others_is_refused(path: Path, mode: int) -> None:
+def test_a_key_file_that_others_can_open_is_refused(path: Path, mode: int) -> None:
     path.write_bytes(KEY)
     path.chmod(mode)
     with pytest.raises(KeyFileError, match=f"open to others: chmod 600 {path}"):
         read_keys(path)
 
 
-def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(KeyFileError, match="cannot be read: no such file"):
+def test_a_path_that_is_not_a_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(KeyFileError, match=r"cannot read key file .*: no such file"):
         read_keys(tmp_path / "missing")
     with pytest.raises(KeyFileError, match="is a directory"):
         read_keys(tmp_path)
@@ -69,17 +69,17 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
 def test_another_users_file_is_refused(path: Path) -> None:
     path.write_bytes(KEY)
     os.chown(path, 12345, -1)
-    with pytest.raises(KeyFileError, match="another user's"):
+    with pytest.raises(KeyFileError, match="belongs to another user"):
         read_keys(path)
 
 
-def test_a_proof_is_the_documented_one() -> None:
+def test_a_proof_is_made_as_documented() -> None:
     text = b"compilefarm client status SERVERS-NONCE CLIENTS-NONCE"
     expected = hmac.new(KEY, text, hashlib.sha256).hexdigest()
     assert proof(KEY, "client", "status", "SERVERS-NONCE", "CLIENTS-NONCE") == expected
 
 
-def test_a_proof_is_good_for_nothing_else() -> None:
+def test_a_proof_holds_only_for_its_key_side_port_and_nonces() -> None:
     given = proof(KEY, "client", "status", "S" * 16, "C" * 16)
     assert key_proven([OTHER, KEY], given, "status", "S" * 16, "C" * 16) == KEY
     assert key_proven([OTHER], given, "status", "S" * 16, "C" * 16) is None

@@ -428,9 +428,9 @@ def test_servers_are_tried_in_order(
     ("status", "body", "why"),
     [
         (403, b"403: 127.0.0.1 is not \x1b[31min the networks\n", "not \ufffd[31min the networks"),
-        (200, b"<html>", "no host-server"),
-        (200, b"[" * 100_000, "no host-server"),
-        (200, b'{"hosts": 3}', "no host-server"),
+        (200, b"<html>", "not a host-server"),
+        (200, b"[" * 100_000, "not a host-server"),
+        (200, b'{"hosts": 3}', "not a host-server"),
     ],
 )
 def test_an_answer_that_is_no_farm_is_one_line(

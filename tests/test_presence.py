@@ -1,4 +1,4 @@
-"""presence: every doubt is the owner's, and a mouse that is nudged does not thrash the farm."""
+"""presence: every doubt counts for the owner, and a nudged mouse does not thrash the farm."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def decided(*readings: Reading, second: float = 1000.0, **settings: object) -> V
     return presence.decide(at(second), {f"s{n}": each for n, each in enumerate(readings)})
 
 
-USED = Reading("in use", "somebody")
-UNUSED = Reading("unused", "nobody")
+USED = Reading("in use", "someone moves the mouse")
+UNUSED = Reading("unused", "no input")
 LOST = Reading("unreadable", "it went away")
 SILENT = Reading("silent", "cannot tell")
-TERMINAL = Reading("unused", "nobody types", 0.0, sees_screen=False)
+TERMINAL = Reading("unused", "no typing", 0.0, sees_screen=False)
 SILENT_TERMINAL = Reading("silent", "there is a screen", 0.0, sees_screen=False)
 
 
@@ -63,7 +63,7 @@ SILENT_TERMINAL = Reading("silent", "there is a screen", 0.0, sees_screen=False)
         [Reading("silent", "x", 999.0), UNUSED],
     ],
 )
-def test_a_doubt_is_the_owners(readings: list[Reading]) -> None:
+def test_a_doubt_counts_as_in_use(readings: list[Reading]) -> None:
     verdict = decided(*readings)
     assert verdict.in_use
     assert verdict.why
@@ -82,11 +82,11 @@ def test_a_doubt_is_the_owners(readings: list[Reading]) -> None:
         [UNUSED, idle(0)],
     ],
 )
-def test_unused_is_what_all_say_who_can(readings: list[Reading]) -> None:
+def test_a_desktop_is_unused_if_all_sources_agree(readings: list[Reading]) -> None:
     assert not decided(*readings).in_use
 
 
-def test_the_first_input_is_use_at_once_and_its_end_is_idle_after() -> None:
+def test_input_counts_as_use_at_once_and_until_idle_after() -> None:
     presence = Presence(Settings(idle_after_s=60))
     assert not presence.decide(at(100), {"x11": idle(0)}).in_use
     verdict = presence.decide(at(1000), {"x11": idle(1000)})
@@ -95,12 +95,12 @@ def test_the_first_input_is_use_at_once_and_its_end_is_idle_after() -> None:
     assert not presence.decide(at(1060), {"x11": idle(1000)}).in_use
 
 
-def test_since_when_does_not_move() -> None:
+def test_the_time_since_when_does_not_move() -> None:
     presence = Presence(Settings())
     assert presence.decide(at(5), OFF).since_s == NOON_S + 5
     assert presence.decide(at(9), {}).since_s == NOON_S + 5
     assert presence.decide(at(20), ON).since_s == NOON_S + 20
-    # Nor when the clock is set.
+    # Setting the clock does not move it either.
     assert presence.decide(at(21, wall_s=NOON_S + 7200), ON).since_s == NOON_S + 20
 
 
@@ -115,7 +115,9 @@ def test_since_when_does_not_move() -> None:
         ("22:00-0:00", ["22:00", "23:59"], ["00:00"]),
     ],
 )
-def test_hours(hours: str, within: list[str], without: list[str]) -> None:
+def test_the_desktop_is_in_use_outside_the_hours(
+    hours: str, within: list[str], without: list[str]
+) -> None:
     for times, unused in ((within, True), (without, False)):
         for time_of_day in times:
             hour, minute = map(int, time_of_day.split(":"))
@@ -132,39 +134,39 @@ def test_hours(hours: str, within: list[str], without: list[str]) -> None:
         "19:00-07:00:00",
     ],
 )
-def test_hours_that_are_none(text: str) -> None:
+def test_a_text_that_is_not_hours_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a span of hours such as"):
         Hours(text)
 
 
-def test_the_end_of_the_hours_is_the_end_of_the_stay() -> None:
+def test_the_end_of_the_hours_ends_the_stay() -> None:
     presence = Presence(Settings(hours=Hours("19:00-07:00")))
     assert not presence.decide(at(0, minute=0), ON).in_use
     verdict = presence.decide(at(25_200, minute=7 * 60), ON)
     assert verdict.why == "it is not within 19:00-07:00"
-    # At the evening's hour it comes in at once: the stay was long.
+    # In the evening it comes back at once, because the stay was long.
     assert not presence.decide(at(70_000, minute=19 * 60), ON).in_use
 
 
-def test_on_battery() -> None:
+def test_battery_power_counts_as_use_if_set() -> None:
     for battery_is_use in (True, False):
         presence = Presence(Settings(battery_is_use=battery_is_use))
         assert presence.decide(at(0), ON, on_battery=True).in_use is battery_is_use
         assert not presence.decide(at(1), ON, on_battery=False).in_use
 
 
-def test_a_machine_that_wakes_up_was_woken_by_somebody() -> None:
+def test_waking_up_counts_as_input() -> None:
     presence = Presence(Settings(idle_after_s=300))
     assert not presence.decide(at(0, asleep_s=50), ON).in_use
     verdict = presence.decide(at(1, asleep_s=4000), ON)
     assert verdict.why == "the machine woke up 0 s ago"
     assert presence.decide(at(300, asleep_s=4000), ON).in_use
-    # That stay was a short one, so some quiet is due as well.
+    # The stay was short, so the back-off comes on top.
     presence.decide(at(301, asleep_s=4000), ON)
     assert not presence.decide(at(331, asleep_s=4000), ON).in_use
 
 
-def test_where_sleep_is_not_counted_a_clock_that_jumps_on_stands_for_it() -> None:
+def test_a_jump_of_the_clock_counts_as_sleep_if_sleep_is_not_counted() -> None:
     presence = Presence(Settings(idle_after_s=300))
     assert not presence.decide(at(0, asleep_s=None), ON).in_use
     assert presence.decide(at(1, asleep_s=None, wall_s=NOON_S + 3600), ON).in_use
@@ -174,9 +176,9 @@ def test_where_sleep_is_not_counted_a_clock_that_jumps_on_stands_for_it() -> Non
 
 
 def visits(period_s: float, hours: float, idle_after_s: float = 0.0) -> int:
-    """Count how often a desktop comes in whose mouse is nudged each period, for so many hours.
+    """Return how often a desktop comes back in `hours` if its mouse is nudged once per period.
 
-    Its screen saver is back on five seconds after each nudge.
+    Its screen saver goes on again five seconds after each nudge.
     """
     presence = Presence(Settings(idle_after_s=idle_after_s))
     count, was_in_use = 0, True
@@ -192,7 +194,7 @@ def visits(period_s: float, hours: float, idle_after_s: float = 0.0) -> int:
     ("minutes", "first_hour", "day"),
     [(1, 2, 2), (2, 3, 3), (5, 5, 5), (9, 6, 6)],
 )
-def test_the_figures_of_the_docs(minutes: int, first_hour: int, day: int) -> None:
+def test_the_figures_in_the_documentation_hold(minutes: int, first_hour: int, day: int) -> None:
     assert (visits(minutes * 60, 1), visits(minutes * 60, 24)) == (first_hour, day)
 
 
@@ -213,13 +215,13 @@ def test_the_back_off_grows_and_ends() -> None:
     assert not presence.decide(at(second + LONG_STAY_S + 1), ON).in_use
 
 
-def test_quiet_that_is_broken_begins_anew() -> None:
+def test_use_during_the_back_off_restarts_it() -> None:
     presence = Presence(Settings())
     presence.decide(at(0), ON)
     presence.decide(at(5), OFF)
     assert presence.decide(at(6), ON).in_use
     assert presence.decide(at(30), ON).why == (
-        "the last stay was short, so another 6 s of quiet is due"
+        "the last stay was short; it comes back after 6 s without use"
     )
     presence.decide(at(31), OFF)
     assert presence.decide(at(40), ON).in_use
@@ -227,7 +229,7 @@ def test_quiet_that_is_broken_begins_anew() -> None:
     assert not presence.decide(at(70), ON).in_use
 
 
-# What may happen, in any order.
+# Any events in any order.
 
 READINGS = st.builds(
     Reading,
@@ -239,7 +241,7 @@ READINGS = st.builds(
 STEPS = st.lists(
     st.tuples(
         st.floats(0, 700),  # time that passes
-        st.floats(-1e6, 1e6),  # what the wall clock is set by
+        st.floats(-1e6, 1e6),  # the change of the wall clock
         st.sampled_from([0.0, 0.0, 0.0, 30.0]),  # sleep
         st.dictionaries(st.sampled_from("abc"), READINGS, max_size=3),
         st.booleans(),  # on battery
@@ -264,7 +266,7 @@ def played(
     presence = Presence(settings)
     second, wall_s, asleep_s = 0.0, NOON_S, 0.0
     for passed_s, set_by_s, slept_s, said, on_battery in steps:
-        # An input that is yet to come was none.
+        # The last input cannot be in the future.
         readings = {
             name: Reading(each.state, each.why, min(each.input_s, second), each.sees_screen)
             if each.input_s is not None
@@ -281,7 +283,7 @@ def played(
 
 
 @given(SETTINGS, STEPS)
-def test_unused_has_no_doubt(
+def test_an_unused_desktop_leaves_no_doubt(
     settings: Settings, steps: list[tuple[float, float, float, dict[str, Reading], bool]]
 ) -> None:
     for now, readings, on_battery, verdict, _ in played(settings, steps):
@@ -299,7 +301,7 @@ def test_unused_has_no_doubt(
 
 
 @given(SETTINGS, STEPS)
-def test_coming_back_takes_the_back_off(
+def test_coming_back_takes_at_least_the_back_off(
     settings: Settings, steps: list[tuple[float, float, float, dict[str, Reading], bool]]
 ) -> None:
     left_s, in_use = None, True

@@ -42,7 +42,7 @@ def test_a_distccd_that_is_stopped_does_not_answer(
     monkeypatch.setattr(probe_module, "PROBE_WITHIN_S", 0.3)
     host.stop()
     assert found(host, compiler) == Found(False)
-    host.go_on()
+    host.resume()
 
 
 @pytest.mark.e2e
@@ -51,7 +51,7 @@ def test_a_host_that_swallows_compiles_does_not_answer(
 ) -> None:
     """It accepts a connection, and closes it after us. Only a compile shows that none ends."""
     monkeypatch.setattr(probe_module, "PROBE_WITHIN_S", 0.3)
-    host.swallow()
+    host.hold_probes_too()
     assert found(host, "gcc") == Found(False)
     host.open_gate()
     monkeypatch.undo()

@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from compile_host import eventually
 from farm_processes import LOADS, STATUS, Client, HostServer
+from run_program import eventually
 
 from compilefarm.server.storage.state_file import FILE_NAME
 

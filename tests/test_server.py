@@ -11,8 +11,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from compile_host import PATIENCE_S, eventually, program_environment
 from farm_processes import LOADS, REQUESTS, STATUS, HostServer
+from run_program import PATIENCE_S, eventually, program_environment
 
 # It starts programs, many times.
 pytestmark = pytest.mark.slow

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from compile_host import eventually, free_ports, program_environment, run, running
 from farm_processes import LOADS, MONITOR, REQUESTS, STATUS, Client, HostServer
+from run_program import eventually, free_ports, program_environment, run, running
 
 from compilefarm.programs.connection import Connection, NotProven
 from compilefarm.protocol.address import Address

@@ -9,8 +9,8 @@ import socket
 from pathlib import Path
 
 import pytest
-from compile_host import eventually
 from farm_processes import LOADS, MONITOR, REQUESTS, STATUS, Client, HostServer
+from run_program import eventually
 
 # It starts programs, many times.
 pytestmark = pytest.mark.slow

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from compile_host import PATIENCE_S, eventually
 from farm_processes import LOADS, REQUESTS, STATUS, Client, HostServer
+from run_program import PATIENCE_S, eventually
 
 from compilefarm.core.placement.tier import TierPolicy
 from compilefarm.protocol.ports import Port

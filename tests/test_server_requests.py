@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from compile_host import eventually
 from farm_processes import Client, HostServer
+from run_program import eventually
 
 from compilefarm.protocol.farm_json import HostSnapshot
 from compilefarm.protocol.wire import Message

@@ -72,7 +72,7 @@ def test_a_seed_means_the_same_plan() -> None:
 
 def test_a_lease_that_outlives_its_owner_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RequestConnection, "ended", lambda _: None)
-    assert "outlives its owner" in failure_of(PLAN)
+    assert "outlives its client" in failure_of(PLAN)
 
 
 def test_a_host_that_does_not_come_back_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

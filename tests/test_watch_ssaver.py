@@ -1,7 +1,7 @@
-"""watch-ssaver as its user runs it: a desktop that is real, a host-server that is real.
+"""watch-ssaver as its user runs it, with a real desktop session and a real host-server.
 
-distccd alone is faked: nothing is compiled here. What a source says in which case is the business
-of test_sources.py, and what follows from it that of test_presence.py.
+distccd is a fake one, because nothing is compiled here. test_sources*.py test what a source says,
+and test_presence.py what follows from it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import re
 import shlex
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,16 +20,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from compile_host import (
-    PATIENCE_S,
-    HostServer,
-    ProcDirectory,
-    eventually,
-    free_ports,
-    program_command,
-    program_environment,
-    run,
-)
+from desk import Desk
 from desktop_session import (
     MockedLogind,
     MockedScreenSaver,
@@ -40,61 +30,43 @@ from desktop_session import (
     move_mouse,
     x_server,
 )
-
-from compilefarm.compile_host.load.machine import this_machine
-from compilefarm.compile_host.run_directory import started_tree
+from farm_processes import HostServer
+from run_program import (
+    PATIENCE_S,
+    eventually,
+    program_command,
+    program_environment,
+    run,
+)
 
 # It starts programs, many times.
 pytestmark = pytest.mark.slow
 
-FAKE = Path(__file__).parent / "fake_distccd.py"
 X = pytest.mark.needs("Xvfb", "xdotool", "xscreensaver", "xscreensaver-command")
 BUS = pytest.mark.needs("dbus-daemon", "dbus-send", "dbusmock")
 
 
-class Desk:
-    """127.0.0.3 with a fake distccd, and a /proc of its own in which nothing else runs."""
+class WatchedDesk(Desk):
+    """127.0.0.3, without a desktop session of the developer's own."""
 
     def __init__(self, directory: Path, server: HostServer) -> None:
-        programs = directory / "programs"
-        programs.mkdir()
-        (programs / "distccd").write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "{FAKE}" "$@"\n')
-        (programs / "distccd").chmod(0o755)
-        (directory / "proc").mkdir()
-        ProcDirectory(directory / "proc")
-        self.run_dir = directory / "run"
-        self.name = f"127.0.0.3:{free_ports(address='127.0.0.3')}"
+        environment = bare_environment() | {"PYTHONPATH": program_environment()["PYTHONPATH"]}
+        super().__init__(directory, server.name, environment)
+        self.use_fake_distccd()
         self.server = server
-        self.arguments = ["--host", self.name, "--run-dir", str(self.run_dir)]
-        self.farm_arguments = ["--procfs", str(directory / "proc"), "--slots", "2"]
-        self.environment = bare_environment() | {
-            "PYTHONPATH": program_environment()["PYTHONPATH"],
-            "PATH": f"{programs}:{os.environ['PATH']}",
-            "HOST_SERVER": server.name,
-        }
+        self.options = [*self.arguments, *self.idle_machine()]
 
     @property
     def state(self) -> str:
-        """What host-server says of it."""
+        """The host's state, as host-server sees it."""
         return str(self.server.host(self.name).get("state"))
-
-    def runs(self, program: str) -> bool:
-        tree = started_tree(self.run_dir, self.name, program, this_machine())
-        return tree is not None and tree.root() is not None
-
-    @property
-    def disabled(self) -> bool:
-        """Whether nothing of it runs, and nothing is left of what ran."""
-        return not self.runs("distccd") and not (self.run_dir / self.name).exists()
 
 
 class Watcher:
-    """A watch-ssaver that runs, and what it says."""
+    """A watch-ssaver that runs, and its output."""
 
-    def __init__(self, desk: Desk, *options: object) -> None:
-        self._command = program_command(
-            "watch-ssaver", *desk.arguments, *desk.farm_arguments, *options
-        )
+    def __init__(self, desk: WatchedDesk, *options: object) -> None:
+        self._command = program_command("watch-ssaver", *desk.options, *options)
         self._environment = desk.environment
         self._lines: queue.Queue[str] = queue.Queue()
         self.process: subprocess.Popen[str]
@@ -113,11 +85,11 @@ class Watcher:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End it in order, where it still runs; a disable-host that its guard runs comes after."""
+        """End it with SIGTERM if it still runs; then wait for the disable-host of its guard."""
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(3 * PATIENCE_S)
         self._reader.join(PATIENCE_S)
-        assert not self._reader.is_alive(), "somebody still holds its output"
+        assert not self._reader.is_alive(), "a process still holds its output"
         assert not any("Traceback" in line for line in list(self._lines.queue))
         assert self.process.stdout
         self.process.stdout.close()
@@ -131,7 +103,7 @@ class Watcher:
                 return line
 
     def guards(self) -> list[psutil.Process]:
-        """Return the processes that wait for its end."""
+        """Return the guards that wait for its end."""
         found = []
         for child in psutil.Process(self.process.pid).children():
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -146,20 +118,20 @@ class Watcher:
 
 
 @pytest.fixture
-def server() -> Iterator[HostServer]:
-    with HostServer() as real:
-        yield real
+def server(tmp_path: Path) -> Iterator[HostServer]:
+    with HostServer(tmp_path) as server:
+        yield server
 
 
 @pytest.fixture
-def desk(tmp_path: Path, server: HostServer) -> Iterator[Desk]:
-    made = Desk(tmp_path, server)
+def desk(tmp_path: Path, server: HostServer) -> Iterator[WatchedDesk]:
+    made = WatchedDesk(tmp_path, server)
     yield made
-    run("disable-host", *made.arguments, "--grace", 0, environment=made.environment)
+    made.disable("--grace", 0)
 
 
 @pytest.fixture
-def display(desk: Desk) -> Iterator[str]:
+def display(desk: WatchedDesk) -> Iterator[str]:
     with x_server() as (name, _):
         desk.environment["DISPLAY"] = name
         yield name
@@ -172,8 +144,8 @@ def saver(display: str) -> Iterator[ScreenSaver]:
 
 
 @pytest.fixture
-def buses(desk: Desk) -> Iterator[str]:
-    """One bus for both: the session's and the machine's."""
+def buses(desk: WatchedDesk) -> Iterator[str]:
+    """One bus in place of both the session bus and the system bus."""
     with bus() as (address, _):
         desk.environment["DBUS_SESSION_BUS_ADDRESS"] = address
         desk.environment["DBUS_SYSTEM_BUS_ADDRESS"] = address
@@ -181,8 +153,8 @@ def buses(desk: Desk) -> Iterator[str]:
 
 
 @X
-def test_the_farm_has_the_machine_while_the_screen_saver_is_on(
-    desk: Desk, saver: ScreenSaver
+def test_the_machine_is_in_the_farm_while_the_screen_saver_is_on(
+    desk: WatchedDesk, saver: ScreenSaver
 ) -> None:
     with Watcher(desk, "--source", "xscreensaver") as watcher:
         watcher.says("sources: xscreensaver")
@@ -195,9 +167,9 @@ def test_the_farm_has_the_machine_while_the_screen_saver_is_on(
         saver.command("-deactivate")
         watcher.says("in use: xscreensaver: the screen saver is off")
         eventually(lambda: desk.state == "owner")
-        # Quick to leave, slow to come back.
+        # Leaving is quick, and coming back is slow.
         saver.command("-activate")
-        watcher.says("still in use: the last stay was short, so another 30 s of quiet is due")
+        watcher.says("still in use: the last stay was short; it comes back after 30 s without use")
         watcher.process.send_signal(signal.SIGTERM)
         assert watcher.process.wait(PATIENCE_S) == 0
     assert desk.disabled
@@ -207,7 +179,7 @@ def test_the_farm_has_the_machine_while_the_screen_saver_is_on(
 
 @X
 @BUS
-def test_of_several_sources_all_must_agree(desk: Desk, saver: ScreenSaver, buses: str) -> None:
+def test_several_sources_must_all_agree(desk: WatchedDesk, saver: ScreenSaver, buses: str) -> None:
     display = desk.environment["DISPLAY"]
     with MockedLogind(buses) as logind, MockedScreenSaver(buses, "gnome") as gnome:
         logind.add_session("c1")
@@ -223,14 +195,14 @@ def test_of_several_sources_all_must_agree(desk: Desk, saver: ScreenSaver, buses
             assert "xscreensaver: the screen saver is on" in line
             assert "gnome: the screen saver is on" in line
             eventually(lambda: desk.state == "up")
-            # Both are on, and somebody is there nevertheless.
+            # Both are on, but someone moves the mouse.
             move_mouse(display)
             watcher.says("in use: ")
             eventually(lambda: desk.state == "owner")
 
 
 @BUS
-def test_a_source_that_was_named_and_is_not_there_is_waited_for(desk: Desk, buses: str) -> None:
+def test_a_named_source_that_is_missing_counts_as_in_use(desk: WatchedDesk, buses: str) -> None:
     with Watcher(desk, "--source", "gnome") as watcher:
         watcher.says("no gnome: org.gnome.ScreenSaver is not on the bus")
         watcher.says("in use: gnome: org.gnome.ScreenSaver is not on the bus")
@@ -244,7 +216,7 @@ def test_a_source_that_was_named_and_is_not_there_is_waited_for(desk: Desk, buse
 
 
 @BUS
-def test_a_bus_that_ends_is_use(desk: Desk) -> None:
+def test_a_bus_that_ends_counts_as_in_use(desk: WatchedDesk) -> None:
     with bus() as (address, daemon), MockedScreenSaver(address, "kde") as kde:
         desk.environment["DBUS_SESSION_BUS_ADDRESS"] = address
         kde.activate(True)
@@ -256,7 +228,7 @@ def test_a_bus_that_ends_is_use(desk: Desk) -> None:
             eventually(lambda: desk.state == "owner")
 
 
-def test_without_bus_and_display_the_machine_is_in_use(desk: Desk) -> None:
+def test_without_bus_and_display_the_machine_is_in_use(desk: WatchedDesk) -> None:
     names = "xscreensaver,gnome,kde,freedesktop,logind,x11,mutter"
     with Watcher(desk, "--source", names) as watcher:
         watcher.says("sources: none")
@@ -268,7 +240,7 @@ def test_without_bus_and_display_the_machine_is_in_use(desk: Desk) -> None:
 
 
 @X
-def test_a_screen_saver_that_dies_is_use(desk: Desk, display: str) -> None:
+def test_a_screen_saver_that_dies_counts_as_in_use(desk: WatchedDesk, display: str) -> None:
     with ScreenSaver(display) as saver:
         saver.command("-activate")
         watcher = Watcher(desk, "--source", "xscreensaver")
@@ -283,12 +255,14 @@ def test_a_screen_saver_that_dies_is_use(desk: Desk, display: str) -> None:
 
 
 @X
-@pytest.mark.parametrize("when", ["settled", "while it is brought in", "after its guard"])
-def test_killed_it_leaves_the_machine_disabled(desk: Desk, saver: ScreenSaver, when: str) -> None:
+@pytest.mark.parametrize("when", ["in the farm", "while it is added", "after its guard"])
+def test_a_killed_watcher_leaves_the_machine_disabled(
+    desk: WatchedDesk, saver: ScreenSaver, when: str
+) -> None:
     saver.command("-activate")
     with Watcher(desk, "--source", "xscreensaver") as watcher:
         watcher.says("unused: ")
-        if when != "while it is brought in":
+        if when != "while it is added":
             eventually(lambda: desk.state == "up")
         if when == "after its guard":
             [guard] = watcher.guards()
@@ -296,10 +270,10 @@ def test_killed_it_leaves_the_machine_disabled(desk: Desk, saver: ScreenSaver, w
             eventually(lambda: watcher.guards() not in ([], [guard]))
         watcher.process.kill()
         watcher.process.wait()
-        # Who reads its output to the end waits for its guard.
+        # The reader of its output waits for its guard, too.
     assert desk.disabled
     eventually(lambda: desk.state in ("None", "away"))
-    # And the next one has nothing in its way.
+    # The next one can start.
     with Watcher(desk, "--source", "xscreensaver") as watcher:
         watcher.says("unused: ")
         eventually(lambda: desk.state == "up")
@@ -307,7 +281,7 @@ def test_killed_it_leaves_the_machine_disabled(desk: Desk, saver: ScreenSaver, w
 
 
 @X
-def test_the_ends_in_order(desk: Desk, saver: ScreenSaver) -> None:
+def test_a_signal_ends_it_and_disables_the_machine(desk: WatchedDesk, saver: ScreenSaver) -> None:
     saver.command("-activate")
     for number in (signal.SIGINT, signal.SIGHUP):
         with Watcher(desk, "--source", "xscreensaver") as watcher:
@@ -319,18 +293,18 @@ def test_the_ends_in_order(desk: Desk, saver: ScreenSaver) -> None:
 
 
 @X
-def test_there_is_one_for_a_machine(desk: Desk, display: str) -> None:
+def test_a_machine_has_only_one(desk: WatchedDesk, display: str) -> None:
     assert display
     with Watcher(desk, "--source", "x11") as watcher:
         watcher.says("sources: x11")
-        second = run("watch-ssaver", *desk.arguments, environment=desk.environment)
+        second = desk.run("watch-ssaver")
         assert (second.returncode, second.stdout) == (1, "")
-        message = f"watch-ssaver: {desk.name} is watched already, by another watch-ssaver\n"
+        message = f"watch-ssaver: another watch-ssaver already watches {desk.name}\n"
         assert second.stderr == message
 
 
 @X
-def test_hours_and_idle_after(desk: Desk, display: str) -> None:
+def test_hours_and_idle_after_are_respected(desk: WatchedDesk, display: str) -> None:
     soon = time.localtime(time.time() + 3600)
     later = f"{soon.tm_hour:02}:{soon.tm_min:02}-{(soon.tm_hour + 1) % 24:02}:{soon.tm_min:02}"
     with Watcher(desk, "--source", "x11", "--idle-after", 0, "--hours", later) as watcher:
@@ -343,7 +317,10 @@ def test_hours_and_idle_after(desk: Desk, display: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--source", "cat"], "argument --source: there is no source 'cat'; there are xscreensav"),
+        (
+            ["--source", "cat"],
+            "argument --source: there is no source 'cat'; choose from xscreensav",
+        ),
         (["--source", ""], "argument --source: there is no source ''"),
         (["--hours", "late"], "argument --hours: 'late' is not a span of hours such as"),
         (["--idle-after", "-1"], "argument --idle-after: "),
@@ -352,7 +329,7 @@ def test_hours_and_idle_after(desk: Desk, display: str) -> None:
         ([], "no host-server is named"),
     ],
 )
-def test_mistakes_are_one_line(options: list[str], message: str) -> None:
+def test_a_user_error_is_one_line(options: list[str], message: str) -> None:
     done = run("watch-ssaver", *options)
     assert done.returncode == 2
     assert done.stderr.startswith(f"watch-ssaver: {message}")
@@ -361,7 +338,7 @@ def test_mistakes_are_one_line(options: list[str], message: str) -> None:
 
 @X
 @BUS
-def test_sources_are_listed(desk: Desk, saver: ScreenSaver, buses: str) -> None:
+def test_sources_are_listed(desk: WatchedDesk, saver: ScreenSaver, buses: str) -> None:
     saver.command("-activate")
     with MockedScreenSaver(buses, "kde"):
         done = run("watch-ssaver", "--list-sources", environment=desk.environment)
@@ -374,7 +351,7 @@ def test_sources_are_listed(desk: Desk, saver: ScreenSaver, buses: str) -> None:
 
 
 @pytest.mark.needs("systemd-analyze")
-def test_the_unit_is_one(desk: Desk, tmp_path: Path) -> None:
+def test_systemd_accepts_the_unit(desk: WatchedDesk, tmp_path: Path) -> None:
     options = ["--idle-after", "600", "--hours", "19:00-07:00", "--type", '50% off $HOME "x"']
     done = run("watch-ssaver", *options, "--print-unit", environment=desk.environment)
     assert done.returncode == 0, done.stderr

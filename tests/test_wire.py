@@ -1,4 +1,4 @@
-"""Bytes and messages: what is written is read again, and garbage is never more than an error."""
+"""Bytes and messages: a written message is read again, and garbage is only ever an error."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ messages = st.builds(Message, names, st.dictionaries(names, texts, max_size=8))
 
 
 @given(messages)
-def test_a_message_parses_back(message: Message) -> None:
+def test_a_written_message_is_read_again(message: Message) -> None:
     line = format_line(message.verb, **message.words)
     assert line.count(b"\n") == 1
     assert line.isascii() or line.decode()
@@ -34,7 +34,7 @@ def test_a_message_parses_back(message: Message) -> None:
 
 
 @given(st.lists(messages, max_size=6), st.data())
-def test_messages_parse_back_however_their_bytes_are_split(
+def test_messages_are_read_however_their_bytes_are_split(
     sent: list[Message], data: st.DataObject
 ) -> None:
     stream = b"".join(format_line(message.verb, **message.words) for message in sent)
@@ -114,12 +114,12 @@ def test_any_value_is_a_number_or_an_error(getter: str, value: str) -> None:
         b"request " + b" ".join(b"k%d=" % number for number in range(WORD_LIMIT + 1)),
     ],
 )
-def test_what_breaks_the_rules_is_an_error(line: bytes) -> None:
+def test_a_line_that_breaks_the_rules_is_an_error(line: bytes) -> None:
     with pytest.raises(WireError):
         parse_line(line)
 
 
-def test_what_keeps_the_rules() -> None:
+def test_a_line_that_keeps_the_rules_is_read() -> None:
     assert parse_line(b"drain") == Message("drain")
     assert parse_line(b"add host=") == Message("add", {"host": ""})
     assert parse_line(b"add host=a=b%3d").words == {"host": "a=b="}
@@ -134,7 +134,7 @@ def test_values_are_written_as_the_protocol_says() -> None:
     assert line == b"ok a=1 b=2.5 c=3 e=x,y%20z f=p,q g=0.3\n"
 
 
-def test_a_line_may_be_as_long_as_the_limit_and_no_longer() -> None:
+def test_a_line_may_reach_the_limit_but_not_exceed_it() -> None:
     longest = b"a" * (LINE_LIMIT_BYTES - 1)
     assert list(LineSplitter().feed(longest + b"\n")) == [longest]
     for too_long in (longest + b"a\n", longest + b"a", b"ok\n" + longest + b"a"):
@@ -142,14 +142,14 @@ def test_a_line_may_be_as_long_as_the_limit_and_no_longer() -> None:
             list(LineSplitter().feed(too_long))
 
 
-def test_lines_before_a_line_that_is_too_long_count() -> None:
+def test_lines_before_one_that_is_too_long_are_read() -> None:
     lines = LineSplitter().feed(b"ok\n" + b"a" * LINE_LIMIT_BYTES)
     assert next(lines) == b"ok"
     with pytest.raises(WireError):
         next(lines)
 
 
-def test_getters_name_the_key_and_keep_the_bounds() -> None:
+def test_getters_name_the_key_and_check_the_bounds() -> None:
     message = Message("load", {"a": "5", "b": "2.5", "c": "", "d": "x,y,,x", "e": "-1"})
     assert message.number("a", 0) == 5.0
     assert message.integer("c", 9) == 9

@@ -1,28 +1,28 @@
 """A farm in a storm: server, hosts, builders and a network in one process, on a virtual clock.
 
-Everything that goes wrong in a farm sooner or later goes wrong here, thousands of times and in
-seconds, and after every step somebody looks whether the farm's promises still hold (`watch`). What
-happens depends on a seed and on nothing else. `make soak` plays seeds, `make test` some hundreds.
+Everything that goes wrong in a farm goes wrong here thousands of times, within seconds. After every
+step the farm's promises are checked (`watch`). A seed decides everything that happens. `make soak`
+plays many seeds, `make test` some hundreds.
 
-What is real: host-server from its connections to its timers (`host_server`), with farm, policies,
-learning and wire; asyncio's tasks and streams, on loops of our own (`clock`). What it reads and
-writes are bytes, in pieces and late, as TCP brings them (`network`).
+host-server is real, from its connections to its timers (`host_server`), with the farm, policies,
+learning and wire. asyncio's tasks and streams are real too, on event loops of our own (`clock`). As
+with TCP, bytes arrive in pieces and late (`network`).
 
-What is modelled: the other side of each connection. `builder` is make and gethost with distcc,
-`compile_host` is loadavg and distccd, both written from docs/protocol.md and from what the programs
-do when something fails, bounds in time included. An administrator and a stranger type by hand.
+The other side of each connection is a model. `builder` is make and gethost with distcc;
+`compile_host` is loadavg and distccd. Both follow docs/protocol.md and the programs' behaviour
+after failures, time limits included. An administrator types by hand (`administrator`).
 
-What goes wrong (`plan`): processes are killed and stopped, the server too; machines lose their
-power, paths are cut, connections reset or stalled, the network slow; hosts fail, are mute, are
-drained and removed; their owners use them. Every fault is put right in the end (`world`): then each
-compile must have ended once, and the farm must be whole.
+`plan` lists the faults, and `faults` carries them out. Processes are killed and stopped, the server
+included. Machines lose power, paths are cut, connections are reset or stalled, and the network is
+slow. Hosts fail, hang, are drained and removed, and are used by their owners. In the end every
+fault is repaired (`world`). Then each compile must have ended once, and the farm must be whole.
 
-A failure's story (`story`) is that of the smallest world that still fails.
+The story of a failure (`story`) is that of the smallest world that still fails.
 
-What is not here: the monitor port, files, names, full buffers, IPv6, how fast a compile is among
-others, and the C program. Those have tests with real processes.
+Not modelled are the monitor port, files, names, full buffers, IPv6, how compiles slow each other
+down, and the C program. These have tests with real processes.
 
-Two other depths were weighed. The bare `Farm` with made-up events is three times as fast, and is
-what `test_farm_properties` does: but the worst faults are in between, where a half line, a close
-and a timer meet. Real processes are what `test_chaos` has, some hundreds of compiles a minute.
+Two other depths were considered. `test_farm_properties` runs the bare `Farm` on made-up events.
+That is three times as fast, but the worst faults lie where half a line, a close and a timer meet.
+`test_chaos` runs real processes, which do some hundreds of compiles a minute.
 """

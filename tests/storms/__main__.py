@@ -1,11 +1,11 @@
-"""`make soak`: worlds by seed, as many as one asks for.
+"""`make soak`: plays worlds by seed.
 
-    python -m storms --seeds 1000             so many seeds
-    python -m storms --leases 1000000         so many leases
+    python -m storms --seeds 1000             1000 seeds
+    python -m storms --leases 1000000         as many seeds as have 1000000 leases
     python -m storms --first 4711 --seeds 1   one seed; a failing one prints its shortest story
 
-Seeds are played by as many processes as there are CPUs. It prints what was played and at what rate
-for each minute of one CPU's time, and ends with 1 at the first seed that fails.
+There are as many processes as CPUs. At the end it prints the number of seeds and leases, and the
+leases per minute of CPU time. It exits with 1 at the first seed that fails.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from .plan import POLICIES, plan_of
 from .story import tell
 from .world import World
 
-TELLS_EVERY_S = 30.0
+PRINTS_EVERY_S = 30.0
 FORK = multiprocessing.get_context("fork")
 AGAIN = "PYTHONPATH=tests .venv/bin/python -m storms"
 
 
 def play(task: tuple[int, str | None]) -> tuple[int, int, float, bool]:
-    """Play a seed; return it, its leases, the CPU time, and whether all was well."""
+    """Play a seed; return it, its leases, the CPU time, and whether it succeeded."""
     seed, policy = task
     began_s = time.process_time()
     world = World(plan_of(seed, policy))
@@ -45,7 +45,7 @@ def play(task: tuple[int, str | None]) -> tuple[int, int, float, bool]:
 
 
 def prepare() -> None:
-    """Settle what holds for every world: nothing is logged, and killed tasks are nobody's loss."""
+    """Turn off the log, and the warnings about tasks of killed processes; for every world."""
     logging.disable()
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     gc.freeze()
@@ -54,10 +54,10 @@ def prepare() -> None:
 def main() -> int:
     """Play what the command line asks for; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m storms", description=__doc__.split("\n")[0])
-    parser.add_argument("--seeds", type=int, default=None, metavar="N", help="play so many seeds")
-    parser.add_argument("--leases", type=int, default=None, metavar="N", help="or so many leases")
+    parser.add_argument("--seeds", type=int, default=None, metavar="N", help="number of seeds")
+    parser.add_argument("--leases", type=int, default=None, metavar="N", help="number of leases")
     parser.add_argument("--first", type=int, default=1, metavar="SEED", help="the first seed")
-    parser.add_argument("--policy", choices=POLICIES, help="default: each seed its own")
+    parser.add_argument("--policy", choices=POLICIES, help="default: the seed decides")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     if os.environ.get("PYTHONHASHSEED") != "0":
@@ -70,7 +70,7 @@ def main() -> int:
     prepare()
     played = leases = 0
     cpu_s = 0.0
-    began_s = told_s = time.monotonic()
+    began_s = printed_s = time.monotonic()
     tasks = iter((seed, options.policy) for seed in seeds)
     with ProcessPoolExecutor(options.processes, FORK, prepare) as pool:
         running = {pool.submit(play, task) for task in islice(tasks, 4 * options.processes)}
@@ -86,8 +86,8 @@ def main() -> int:
                 played, leases, cpu_s = played + 1, leases + granted, cpu_s + used_s
             if options.leases is None or leases < options.leases:
                 running |= {pool.submit(play, task) for task in islice(tasks, len(done))}
-            if time.monotonic() - told_s >= TELLS_EVERY_S:
-                told_s = time.monotonic()
+            if time.monotonic() - printed_s >= PRINTS_EVERY_S:
+                printed_s = time.monotonic()
                 print(f"{played:,} seeds, {leases:,} leases", flush=True)
     wall_s = time.monotonic() - began_s
     a_minute, of_one_cpu = 60 * leases / wall_s, 60 * leases / max(cpu_s, 0.01)

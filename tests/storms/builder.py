@@ -1,12 +1,12 @@
-"""A builder: somebody's machine on which make -jN runs, with a gethost for each compile.
+"""A builder: a machine on which make -jN runs, with a gethost for each compile.
 
-The gethost of here follows docs/protocol.md and the real one's bounds in time (src/gethost): it
-asks, holds the lease by holding the connection, runs the compile on the host, tells how it ended,
-attaches it to the server that comes back, runs a backup as well, tries another host when one fails
-or the lease is revoked, and compiles on its own machine at last, or when there is no server; then
-the server is left alone for some seconds by all of this builder.
-distcc is what stands between it and distccd: it gives up connecting after 4 s, and waiting after
-300.
+This gethost follows docs/protocol.md and the time limits of the real one (src/gethost). It asks for
+a lease, holds it by holding the connection, runs the compile on the host, and reports how it ended.
+After a restart of the server it attaches the lease to the new one. It runs a backup as well, and
+tries another host when one fails or its lease is revoked. In the end, or without a server, it
+compiles on its own machine. Then all gethosts of this builder avoid the server for some seconds.
+
+distcc is between gethost and distccd: it gives up connecting after 4 s, and waiting after 300 s.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ DISTCC_FAILED = range(100, 121)
 
 @dataclass(slots=True)
 class File:
-    """A file to be compiled, and what became of it."""
+    """A file of a build, and what has happened to it."""
 
     source: str
     cost_s: float
     exit: int
     compiler: str = "gcc"
     type: str = ""
-    endings: list[str] = field(default_factory=list)  # one for each time that it ended
-    begun: int = 0  # times that a host was sent it
-    excuses: int = 0  # reasons to begin it again
-    backups: int = 0  # times that it was to run on a second host as well
+    endings: list[str] = field(default_factory=list)  # one per time that its compile ended
+    begun: int = 0  # number of times that a host got it
+    excuses: int = 0  # number of reasons to begin it again
+    backups: int = 0  # number of backups
 
 
 class Builder:
@@ -69,7 +69,7 @@ class Builder:
         self.files: list[File] = []
         self.to_do: deque[File] = deque()
         self.running: dict[Gethost, asyncio.Task[None]] = {}
-        self.left_alone_until = 0.0
+        self.server_avoided_until = 0.0
         self.chance = random.Random(f"{world.plan.seed}/{plan.name}")
         self.process: Process
         self._cpus: asyncio.Semaphore
@@ -82,18 +82,18 @@ class Builder:
 
     @property
     def done(self) -> bool:
-        """Whether everything is compiled."""
+        """Whether all files are compiled."""
         return not self.to_do and not self.running and self.machine.has_power
 
     def kill_one(self, number: int) -> None:
-        """Kill one gethost, as a user may; make will ask for its file again."""
+        """Kill one gethost, as a user may; make will compile its file again."""
         if self.running:
             gethost = list(self.running)[number % len(self.running)]
             gethost.kill()
             self.running[gethost].cancel()
 
     def power_off(self) -> None:
-        """Be without power, in the middle of the build."""
+        """Lose power during the build."""
         for gethost in self.running:
             gethost.file.excuses += 1
             gethost.forget()
@@ -103,17 +103,17 @@ class Builder:
         self.world.network.power_off(self.machine)
 
     def power_on(self) -> None:
-        """Boot, and start the make again."""
+        """Boot, and start make again."""
         self.world.network.power_on(self.machine)
         self._boot()
 
     def _boot(self) -> None:
         self.process = self.world.network.process(self.plan.name, self.machine)
         self._cpus = asyncio.Semaphore(self.plan.cpus)
-        self.left_alone_until = 0.0
-        self.process.enter(self._go_on)
+        self.server_avoided_until = 0.0
+        self.process.enter(self._start_gethosts)
 
-    def _go_on(self) -> None:
+    def _start_gethosts(self) -> None:
         while self.to_do and len(self.running) < self.plan.jobs:
             gethost = Gethost(self, self.to_do.popleft())
             task = self.process.create_task(gethost.run())
@@ -121,7 +121,7 @@ class Builder:
             task.add_done_callback(gethost.ended)
 
     def gethost_ended(self, gethost: Gethost, task: asyncio.Task[None]) -> None:
-        """Take note that a gethost has ended, and go on with the next file."""
+        """Remove a gethost that has ended, and start the next one."""
         if self.running.pop(gethost, None) is None:
             return
         if task.cancelled():
@@ -129,16 +129,16 @@ class Builder:
             self.to_do.appendleft(gethost.file)
         else:
             task.result()
-        self._go_on()
+        self._start_gethosts()
 
     async def compile_here(self, file: File) -> None:
-        """Compile on this machine, with no more at once than it has CPUs."""
+        """Compile on this machine; at most as many compiles run at once as it has CPUs."""
         async with self._cpus:
             await asyncio.sleep(file.cost_s / 2.0)
 
 
 class Gethost:
-    """One gethost: one compile from its first question to its end."""
+    """One gethost: one compile, from its request to its end."""
 
     def __init__(self, builder: Builder, file: File) -> None:
         self.builder = builder
@@ -146,16 +146,16 @@ class Gethost:
         self.world = builder.world
         self.bell = Bell(builder.process)
         self.server: Line | None = None
-        self.attempts: dict[str, _Attempt] = {}  # by their leases' ids, the first one first
+        self.attempts: dict[str, _Attempt] = {}  # by lease id, the first attempt first
         self._hold: _Hold
         self.avoid: set[str] = set()
-        self.on_host = ""  # where it compiles now, under a lease
+        self.on_host = ""  # the host on which it compiles now, under a lease
 
     def __repr__(self) -> str:
         return f"{self.builder.plan.name}'s gethost of {self.file.source}"
 
     async def run(self) -> None:
-        """Compile the file, whatever it takes."""
+        """Compile the file, on a host or here."""
         for _ in range(HOSTS_TO_TRY):
             lease = await self._get_lease()
             if lease is None:
@@ -171,7 +171,7 @@ class Gethost:
         self._end("here", self.file.exit)
 
     def kill(self) -> None:
-        """Be killed: the kernel closes what was open."""
+        """Be killed: the kernel closes its connections."""
         if self.server is not None:
             self.server.endpoint.hang_up()
         for attempt in self.attempts.values():
@@ -179,9 +179,9 @@ class Gethost:
         self.forget()
 
     def forget(self) -> None:
-        """Own nothing any more."""
+        """Tell the watch that this client of a connection is gone."""
         if self.server is not None:
-            self.world.owner_gone(self.server.endpoint)
+            self.world.watch.client_gone(self.server.endpoint)
 
     def ended(self, task: asyncio.Task[None]) -> None:
         """Tell the builder."""
@@ -194,12 +194,12 @@ class Gethost:
     # -- the lease
 
     async def _get_lease(self) -> Message | None:
-        """Ask for a lease; None where the file is to be compiled here.
+        """Ask for a lease; return None if the file must be compiled here.
 
-        Whoever waited already asks again for a while: the server may be started again.
+        A gethost that has waited asks again for a while, because the server may be restarted.
         """
         clock, builder = self.world.clock, self.builder
-        if clock.now < builder.left_alone_until:
+        if clock.now < builder.server_avoided_until:
             return None
         returning = False
         until = clock.now
@@ -222,12 +222,12 @@ class Gethost:
             if clock.now >= until:
                 if self.world.telling:
                     self.world.tell(f"{self}: the server is away")
-                builder.left_alone_until = clock.now + AWAY_FRESH_S
+                builder.server_avoided_until = clock.now + AWAY_FRESH_S
                 return None
             await asyncio.sleep(self.builder.chance.uniform(0.0, ASK_PAUSE_S))
 
     async def _ask(self, returning: bool) -> tuple[Message | None, bool]:
-        """Ask once; return the answer, None where there is none, and whether it had us wait."""
+        """Ask once; return the answer, or None, and whether the server sent `wait`."""
         clock = self.world.clock
         line = self.server = self.new_line()
         line.connect(self.world.server_address, REQUESTS)
@@ -255,12 +255,12 @@ class Gethost:
                 return message, waited
 
     def new_line(self) -> Line:
-        """Return a connection to be, which rings our bell."""
+        """Return a new connection, which rings our bell."""
         builder = self.builder
         return Line(self.world.network, builder.process, builder.machine, self.bell.ring)
 
     def words(self) -> dict[str, object]:
-        """Return what `request` and `attach` say of the compile."""
+        """Return the words of `request` and `attach` about the compile."""
         file, plan = self.file, self.builder.plan
         return {
             "user": plan.user,
@@ -283,62 +283,68 @@ class Gethost:
     # -- the compile
 
     async def _run_with(self, lease: Message) -> int | None:
-        """Run the compile under a lease; return its exit status, None if it is to be repeated."""
-        clock, file = self.world.clock, self.file
+        """Run the compile under a lease; return its exit status, None if it must be repeated."""
         hold = self._hold = _Hold(self, lease)
         first = _Attempt(self, lease)
-        counts = first
         self.attempts = {lease.words["id"]: first}
-        file.begun += 1
+        self.file.begun += 1
         self.on_host = lease.words["host"]
-        while True:
-            revoked = hold.go_on()
-            if not hold.is_known:
-                self.drop_backup()
-            for attempt in list(self.attempts.values()):
-                attempt.go_on()
-            backup = self.backup
-            if first.status is not None or revoked:
-                break
-            if backup is not None and backup.status == 0:
-                counts = backup
-                break
-            if backup is not None and backup.status is not None:
-                self._backup_failed(backup)
-            else:
-                due = min(attempt.until for attempt in self.attempts.values())
-                await self.bell.wait(min(due, hold.due))
+        counts, revoked = await self._wait_for_the_first(hold, first)
         for attempt in self.attempts.values():
             attempt.line.close()
         self.attempts = {}
         self.on_host = ""
         status = counts.status
-        if status is None or status in DISTCC_FAILED:
-            file.excuses += 1
+        failed = status in DISTCC_FAILED
+        if status is None or failed:
+            self.file.excuses += 1
         if self.world.telling:
             how = f"is revoked: {revoked}" if status is None else f"ends with {status}"
             self.world.tell(f"{self} on {counts.host} {how}")
-        failed = status in DISTCC_FAILED
-        if self.server is not None and hold.is_known:
-            if failed:
-                reason = f"distcc exit status {status}"
-                self.server.say("failed", exit=status, reason=reason)
-            elif status is not None:
-                named = {"id": counts.lease_id} if counts is not first else {}
-                took_s = clock.now - counts.began
-                self.server.say("done", exit=status, wall_s=took_s, cpu_s=0.01, **named)
+        if self.server is not None and hold.is_known and status is not None:
+            self._report(self.server, counts, status, is_backup=counts is not first)
         self._let_go()
         return None if failed else status
+
+    async def _wait_for_the_first(self, hold: _Hold, first: _Attempt) -> tuple[_Attempt, str]:
+        """Wait until the compile ends or its lease is revoked.
+
+        Returns the attempt that counts, and the reason of a revocation.
+        """
+        while True:
+            revoked = hold.step()
+            if not hold.is_known:
+                self.drop_backup()
+            for attempt in list(self.attempts.values()):
+                attempt.step()
+            backup = self.backup
+            if first.status is not None or revoked:
+                return first, revoked
+            if backup is not None and backup.status == 0:
+                return backup, ""
+            if backup is not None and backup.status is not None:
+                self._backup_failed(backup)
+            else:
+                due = min(attempt.until for attempt in self.attempts.values())
+                await self.bell.wait(min(due, hold.due))
+
+    def _report(self, server: Line, counts: _Attempt, status: int, *, is_backup: bool) -> None:
+        if status in DISTCC_FAILED:
+            server.say("failed", exit=status, reason=f"distcc exit status {status}")
+            return
+        named = {"id": counts.lease_id} if is_backup else {}
+        took_s = self.world.clock.now - counts.began
+        server.say("done", exit=status, wall_s=took_s, cpu_s=0.01, **named)
 
     # -- the backup
 
     @property
     def backup(self) -> _Attempt | None:
-        """The attempt after the first, if there is one."""
+        """The second attempt, or None."""
         return next((each for each in list(self.attempts.values())[1:]), None)
 
     def begin_backup(self, message: Message) -> None:
-        """Run the compile on a second host as well."""
+        """Run the compile on a second host, too."""
         assert self.backup is None, f"{self} has a backup, and gets another"
         assert message.words["host"] != self.on_host, f"{self}: both attempts on one host"
         if self.world.telling:
@@ -348,7 +354,7 @@ class Gethost:
         self.attempts[message.words["id"]] = _Attempt(self, message)
 
     def drop_backup(self) -> None:
-        """Give the backup up, if there is one."""
+        """Give up the backup, if there is one."""
         backup = self.backup
         if backup is not None:
             if self.world.telling:
@@ -366,7 +372,7 @@ class Gethost:
 
 
 class _Attempt:
-    """The compile on one host: distcc, from connecting to its exit status."""
+    """The compile on one host: distcc, from the connection to the exit status."""
 
     def __init__(self, gethost: Gethost, lease: Message) -> None:
         self._gethost = gethost
@@ -379,8 +385,8 @@ class _Attempt:
         self.line.connect(lease.words["address"], DISTCCD_PORT)
         self._said = False
 
-    def go_on(self) -> None:
-        """Do what is to be done now."""
+    def step(self) -> None:
+        """Do what is due now."""
         now, file = self._gethost.world.clock.now, self._gethost.file
         if self.status is not None:
             return
@@ -396,9 +402,9 @@ class _Attempt:
 
 
 class _Hold:
-    """A lease, held by its connection, and when that breaks by another one (`attach`).
+    """A lease, held by its connection; after that breaks, by another one (`attach`).
 
-    What the compile does meanwhile is its own affair.
+    It does not affect the compile.
     """
 
     def __init__(self, gethost: Gethost, lease: Message) -> None:
@@ -409,10 +415,10 @@ class _Hold:
         self.is_known = True  # to a server, as far as we know
         self.given_up = False
         self._said = False
-        self.due = math.inf  # when to go on, whatever comes before
+        self.due = math.inf  # when to act, even if no message comes
 
-    def go_on(self) -> str:
-        """Do what is to be done now; return why the lease was revoked, empty where it was not."""
+    def step(self) -> str:
+        """Do what is due now; return the reason if the lease was revoked, else ""."""
         line, now = self._gethost.server, self._gethost.world.clock.now
         if self.given_up:
             return ""
@@ -422,24 +428,8 @@ class _Hold:
             return ""
         message = line.hear()
         if message is not None:
-            if message.verb == "revoked":
-                return message.words["reason"]
-            if message.verb == "backup":
-                self._gethost.begin_backup(message)
-                return self.go_on()
-            if message.verb == "drop":
-                backup = self._gethost.backup
-                if backup is not None and backup.lease_id == message.words["id"]:
-                    self._gethost.drop_backup()
-                return self.go_on()
-            if message.verb == "attached":
-                self._lease["id"] = message.words["id"]
-                self.is_known, self._tries, self.due = True, 0, math.inf
-                return self.go_on()
-            assert not self.is_known, f"{self._gethost} hears {message}"
-            self._lose()
-            self.given_up, self.due = True, math.inf
-        elif line.closed or now >= self.due:
+            return self._take(message)
+        if line.closed or now >= self.due:
             self._lose()
             pause_s = ATTACH_PAUSES_S[min(self._tries, len(ATTACH_PAUSES_S) - 1)]
             self.due = now + self._gethost.builder.chance.uniform(0.0, pause_s)
@@ -450,6 +440,27 @@ class _Hold:
             words = self._gethost.words()
             line.say("attach", id=self._lease["id"], host=host, running_s=running_s, **words)
         return ""
+
+    def _take(self, message: Message) -> str:
+        """Act on a message, and on those after it; return as `step` does."""
+        gethost = self._gethost
+        match message.verb:
+            case "revoked":
+                return message.words["reason"]
+            case "backup":
+                gethost.begin_backup(message)
+            case "drop":
+                if gethost.backup is not None and gethost.backup.lease_id == message.words["id"]:
+                    gethost.drop_backup()
+            case "attached":
+                self._lease["id"] = message.words["id"]
+                self.is_known, self._tries, self.due = True, 0, math.inf
+            case _:
+                assert not self.is_known, f"{gethost} hears {message}"
+                self._lose()
+                self.given_up, self.due = True, math.inf
+                return ""
+        return self.step()
 
     def _connect(self) -> None:
         gethost = self._gethost

@@ -1,12 +1,12 @@
-"""A virtual clock, and asyncio on it: time in a simulated world, and the processes that live in it.
+"""A virtual clock, and asyncio on it: the time of a simulated world, and its processes.
 
-There is one queue for the whole world, so that what happens and in which order depends on nothing
-but the seed. A process is an asyncio loop on that queue: what the real server hands to its loop
-(tasks, timers, sleeps, connections) goes there without knowing. To kill a process is to forget its
-entries, as a kernel would; to stop it is to keep them back. No thread and no real clock is here.
+The whole world has one queue, so only the seed decides what happens and in which order. A process
+is an asyncio event loop on that queue. What the real server gives to its loop (tasks, timers,
+sleeps, connections) goes there, and the server does not notice. Killing a process drops its
+entries, as a kernel would; stopping it keeps them back. There is no thread and no real clock.
 
-A selector that lets asyncio's own loop skip its waits would do for the time; but of what runs on
-one loop, one cannot kill half.
+A selector that skips the waits of asyncio's own loop was rejected. It would virtualise the time,
+but half of the work on one loop cannot be killed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, cast
 
 
 class Handle:
-    """Something that is to happen; may be cancelled."""
+    """An event in the future; it may be cancelled."""
 
     __slots__ = ("args", "callback", "process", "when")
 
@@ -32,31 +32,31 @@ class Handle:
         self.args = args
 
     def cancel(self) -> None:
-        """Have it not happen."""
+        """Cancel the event."""
         self.callback = None
         self.args = ()
 
     def cancelled(self) -> bool:
-        """Whether it is not to happen any more."""
+        """Return whether the event is cancelled."""
         return self.callback is None
 
 
 class Clock:
-    """The world's time, and everything that is still to happen in it, in order."""
+    """The world's time, and all future events, in order."""
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.error: BaseException | None = None  # what nobody caught, to be raised at the next step
+        self.error: BaseException | None = None  # an error nothing caught; the next step raises it
         self._queue: list[tuple[float, int, Handle]] = []
         self._serial = 0
 
     def put(self, handle: Handle) -> None:
-        """Have something happen at its time; what is put first happens first."""
+        """Add an event; of events at the same time, the one added first happens first."""
         self._serial += 1
         heapq.heappush(self._queue, (handle.when, self._serial, handle))
 
     def step(self) -> bool:
-        """Let the next thing happen; False where nothing is to happen any more."""
+        """Let the next event happen; return False if there is none."""
         queue = self._queue
         while queue:
             when, _, handle = heapq.heappop(queue)
@@ -79,15 +79,15 @@ class Clock:
         return False
 
 
-# What a process may ask of the world around it: its network's connections.
+# How a process connects over the world's network.
 Connect = Callable[["Process", Callable[[], asyncio.BaseProtocol], str, int], Awaitable[Any]]
 
 
 class Process:
-    """One process of the world, as the loop that its code runs on.
+    """One process of the world, as the event loop of its code.
 
-    It has what asyncio and the server use of a loop, and nothing more: whatever else somebody may
-    come to use is missed at once.
+    It has the parts of a loop that asyncio and the server use, and no more. Any other use fails at
+    once.
     """
 
     def __init__(self, clock: Clock, name: str, connect: Connect | None = None) -> None:
@@ -98,26 +98,26 @@ class Process:
         self.kept_back: list[Handle] = []
         self._connect = connect
 
-    # -- what a kernel does with it
+    # -- for the kernel
 
     def kill(self) -> None:
-        """End it at once, whatever it was doing: nothing of it runs any more."""
+        """Kill it, as SIGKILL does: none of its code runs any more."""
         self.alive = False
         self.kept_back.clear()
 
     def stop(self) -> None:
-        """Let it not run, as SIGSTOP does."""
+        """Stop it, as SIGSTOP does."""
         self.stopped = True
 
-    def go_on(self) -> None:
-        """Let it run again, with all that it missed, in order."""
+    def resume(self) -> None:
+        """Resume it; the events that it missed come in order."""
         self.stopped = False
         kept_back, self.kept_back = self.kept_back, []
         for handle in kept_back:
             self.clock.put(handle)
 
     def enter(self, callback: Callable[..., Any], *args: Any) -> None:
-        """Have the process do something now, or as soon as it runs again."""
+        """Call something in the process now, or as soon as it runs again."""
         if not self.alive:
             return
         if self.stopped:
@@ -130,7 +130,7 @@ class Process:
         finally:
             events._set_running_loop(before)
 
-    # -- what asyncio wants of a loop
+    # -- for asyncio
 
     def time(self) -> float:
         return self.clock.now
@@ -168,7 +168,7 @@ class Process:
         return False
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """Let no error be nobody's; that the tasks of a killed process never end is none."""
+        """Report an error that nothing caught; ignore the unfinished tasks of a killed process."""
         if self.alive and "exception" in context:
             self.clock.error = context["exception"]
 
@@ -177,7 +177,7 @@ class Process:
         raise OSError(f"{host} does not resolve")
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:
-        """Do at once what a thread would do beside us."""
+        """Call the function at once, and not in a thread."""
         done = self.create_future()
         try:
             done.set_result(func(*args))

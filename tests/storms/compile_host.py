@@ -1,10 +1,10 @@
-"""A compile host: distccd, loadavg, and somebody at the desk.
+"""A compile host: distccd, loadavg, and the user at the desk.
 
-distccd takes connections, runs so many compiles at once and lets the others wait, and answers with
-an exit status. Stopped, its connections are still accepted, and nothing comes back. loadavg follows
-docs/protocol.md: it registers the host, reports every two seconds and when something changed, and
-comes back by itself when it lost the server. How long a compile takes is its cost by the host's
-power; that compiles crowd each other is for simulate-farm, whose question is speed.
+distccd accepts connections, runs a limited number of compiles at once while the others wait, and
+answers with an exit status. While it is stopped, connections are still accepted, and nothing comes
+back. loadavg follows docs/protocol.md: it registers the host, reports every two seconds and after a
+change, and reconnects when it has lost the server. A compile takes its cost divided by the host's
+power. Compiles do not slow each other down: that is for simulate-farm, which is about speed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ EXIT_REMOTE_FAILED, EXIT_NO_COMPILER = 116, 110
 
 
 class CompileHost:
-    """A machine that compiles for others, and what is wrong with it now."""
+    """A machine that compiles for others, and its faults."""
 
     def __init__(self, world: World, plan: HostPlan) -> None:
         self.world = world
@@ -44,7 +44,7 @@ class CompileHost:
         self.answers_with: int | None = None  # an exit status instead of a compile
         self.distccd: Process
         self.loadavg: Process | None = None
-        self.returns = False  # its loadavg was with the server, and will say so
+        self.returns = False  # its loadavg has reported before, and will say so
         self.running: set[_Compile] = set()
         self.waiting: deque[_Compile] = deque()
         self._chance = random.Random(f"{world.plan.seed}/{plan.name}")
@@ -55,36 +55,36 @@ class CompileHost:
         return self.plan.address
 
     def start(self) -> None:
-        """Begin all that it runs."""
+        """Start its programs."""
         self.start_distccd()
         self.start_loadavg()
 
     def start_distccd(self) -> None:
-        """Begin to take compiles."""
+        """Start distccd."""
         self.running.clear()
         self.waiting.clear()
         self.distccd = self.world.network.process(f"distccd of {self.plan.name}", self.machine)
         self.machine.listeners[DISTCCD_PORT] = (self.distccd, lambda: _Compile(self))
 
     def start_loadavg(self) -> None:
-        """Begin to report, if this host does."""
+        """Start loadavg, if this host has one."""
         self.returns = False
         if self.plan.reports:
-            self.world.taken_out.discard(self)  # a new loadavg brings it in again
+            self.world.removed_by_hand.discard(self)  # a new loadavg adds the host again
             self.loadavg = self.world.network.process(f"loadavg of {self.plan.name}", self.machine)
             self.loadavg.enter(self._begin_reports)
 
     def kill_distccd(self) -> None:
-        """End distccd and its compiles."""
+        """Kill distccd and its compiles."""
         self.world.network.end_process(self.distccd, self.machine)
 
     def kill_loadavg(self) -> None:
-        """End the reports."""
+        """Kill loadavg."""
         if self.loadavg is not None:
             self.world.network.end_process(self.loadavg, self.machine)
 
     def power_off(self) -> None:
-        """Be without power."""
+        """Lose power."""
         self.distccd.kill()
         if self.loadavg is not None:
             self.loadavg.kill()
@@ -93,13 +93,13 @@ class CompileHost:
         self.world.without_power.append(self)
 
     def power_on(self) -> None:
-        """Boot."""
+        """Boot the machine."""
         self.world.without_power.remove(self)
         self.world.network.power_on(self.machine)
         self.start()
 
     def take_time(self, cost_s: float) -> float:
-        """Return how long a compile of that cost takes here, now."""
+        """Return the time in seconds that a compile of this cost takes here, now."""
         busy = min(self.foreign_cpus, self.plan.slots - 0.5)
         share = (self.plan.slots - busy) / self.plan.slots
         return cost_s / (self.plan.power * share) * self._chance.uniform(0.8, 1.25)
@@ -191,7 +191,7 @@ class _Compile(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard += data
-        if self._heard.startswith(b"DIST"):  # a probe, which never waits: there is a process more
+        if self._heard.startswith(b"DIST"):  # a probe; distccd has a process more than slots
             if self._host.answers_with is None:
                 self._transport.write(b"DONE%08xSTAT%08x" % (1, 0))
             self._transport.close()

@@ -1,8 +1,8 @@
 """host-server in the simulated world: the real one, from its connections to its timers.
 
-It is `HostServer` with the real farm, policies and connections, as a process of the world. What
-`server/main.py` adds on a real machine (sockets, signals, the monitor port, files) is not here. One
-thing is: the hosts' availability is saved on a simulated disk.
+It is the real `HostServer` with the real farm, policies and connections, in a process of the
+world. The parts that `server/main.py` adds on a real machine are missing: sockets, signals, the
+monitor port and files. Only the availability of hosts survives a restart, on a simulated disk.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WRITING_TAKES_S = 0.003
 
 
 class _Disk:
-    """Takes the place of `WriteBehind`: what was written is there for the server's next life."""
+    """Replaces `WriteBehind`: the server's next life finds what this one has written."""
 
     def __init__(self, kept: dict[str, Availability], server: HostServer) -> None:
         self._kept = kept
@@ -63,7 +63,7 @@ class _Disk:
 
 
 class WatchedServer(HostServer):
-    """A HostServer that lets a watcher look whenever its farm has changed."""
+    """A HostServer that calls a watcher after each event."""
 
     watcher: Callable[[], None] = staticmethod(lambda: None)
 
@@ -73,7 +73,7 @@ class WatchedServer(HostServer):
 
 
 class ServerProgram:
-    """The program host-server on its machine: may be started, killed, and started again."""
+    """The program host-server on its machine; it can be killed and started again."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class ServerProgram:
         self._watcher = watcher
 
     def start(self) -> None:
-        """Start it; the one before has ended."""
+        """Start it; it must not run."""
         assert self.server is None
         self.starts += 1
         self.started_at = self._network.clock.now
@@ -109,13 +109,13 @@ class ServerProgram:
     def _begin(self) -> None:
         policy = make_policy(self._policy, Learning(), random.Random(self.starts))
         server = self.server = WatchedServer(policy, networks_by_port(()))
-        server.life = f"life{self.starts}"  # a real one draws lots
+        server.life = f"life{self.starts}"  # a real one draws a random text
         disk = _Disk(self._kept, server)
         server.write_behind = cast(WriteBehind, disk)
         server.happen(HostsListed(self._listed))
         if self.starts > 1:
             server.happen(EarlierLife(tuple(self._kept.values())))
-        server.watcher = self._watcher  # from now on it can be reached
+        server.watcher = self._watcher  # from now on clients can reach the server
         for port, connection in CONNECTIONS.items():
             self.machine.listeners[port] = (self.process, partial(connection, server))
         works = (server.keep_time(), disk.keep())

@@ -1,13 +1,18 @@
 """The network: machines, the paths between them, and TCP connections that carry bytes.
 
-What is as in the world: bytes of one connection arrive in order, cut into other pieces than they
-were written in; different connections overtake each other; a process that ends has its connections
-closed by its kernel; a machine without power says nothing at all, and resets what it does not know
-when it is back; a path that is cut carries nothing, and delivers late what was sent meanwhile,
-unless a side has given up by then (`NOTICED_WITHIN_S`, keep-alive and user timeout); nobody
-listening means refused; a process that is stopped has its connections accepted all the same.
+As in the real world:
 
-What is not: windows and full buffers (a reader that never reads has its own test), routes, names.
+- The bytes of one connection arrive in order, but cut into other pieces than they were written in.
+  Different connections overtake each other.
+- When a process ends, the kernel closes its connections. A stopped process still has its
+  connections accepted. A port without a listener refuses.
+- A machine without power sends nothing. When it is back, it resets connections that it does not
+  know.
+- A path that is cut carries nothing. Once mended it delivers what was sent meanwhile, unless an end
+  has given up by then (`NOTICED_WITHIN_S`, keep-alive and user timeout).
+
+Not modelled are windows, full buffers (a client that never reads has its own test), routes and
+names.
 """
 
 from __future__ import annotations
@@ -19,10 +24,10 @@ from typing import Any
 
 from .clock import Clock, Process
 
-# A dead path is noticed by both ends within this time, and no sooner than that.
+# Both ends notice a dead path within this time, and not before the next one.
 NOTICED_WITHIN_S = 15.0
 NOTICED_AFTER_S = 8.0
-# What was lost is sent again within this time after a path is back.
+# The time within which lost data is sent again, after a path is mended.
 SENT_AGAIN_WITHIN_S = 1.5
 SPLIT_SHARE = 0.03
 PORT_OF_CLIENTS = 40000
@@ -31,7 +36,7 @@ Factory = Callable[[], asyncio.Protocol]
 
 
 class Machine:
-    """A machine: an address, the ports that its processes listen on, and whether it has power."""
+    """A machine: an address, listening ports, and whether it has power."""
 
     def __init__(self, name: str, address: str) -> None:
         self.name = name
@@ -44,9 +49,9 @@ class Machine:
 class Endpoint(asyncio.Transport):
     """One end of a connection: the transport that a protocol writes to.
 
-    `protocol` is None until its process has taken the connection. `closed` is as the process sees
-    it; what was written before is still on its way then. `vanished` is an end whose machine lost
-    its power: nobody knows of it any more.
+    `protocol` is None until the process has accepted the connection. `closed` is the process's
+    view; data that was written before is still on its way. `vanished` means that the machine lost
+    power, so nothing knows this end any more.
     """
 
     def __init__(self, network: Network, machine: Machine, process: Process, port: int) -> None:
@@ -60,13 +65,13 @@ class Endpoint(asyncio.Transport):
         self.established = False
         self.closed = False
         self.vanished = False
-        self.stalled = False  # what it sends is held up
+        self.stalled = False  # the data that it sends is held back
         self.held: list[tuple[str, bytes]] = []
         self.last_arrival = 0.0
         self._paused: list[tuple[str, bytes]] | None = None
         machine.endpoints[self] = None
 
-    # -- the transport, as asyncio has it
+    # -- asyncio's interface of a transport
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         if name == "peername":
@@ -120,10 +125,10 @@ class Endpoint(asyncio.Transport):
         assert self.protocol is not None
         return self.protocol
 
-    # -- what the network and the kernel do with it
+    # -- for the network and the kernel
 
     def receive(self, kind: str, data: bytes) -> None:
-        """Take what arrived, in the process that it is for."""
+        """Receive data, in the process that has this end."""
         if self.closed or self.protocol is None:
             return
         if kind == "reset":
@@ -136,20 +141,20 @@ class Endpoint(asyncio.Transport):
             self.close()
 
     def lose(self, error: Exception) -> None:
-        """Lose the connection, in the process that has it."""
+        """Lose the connection, in the process that has this end."""
         if not self.closed:
             self._close()
             if self.protocol is not None:
                 self.protocol.connection_lost(error)
 
     def vanish(self) -> None:
-        """Be forgotten, with all that was on its way."""
+        """Disappear, with all data on its way."""
         self.closed = self.vanished = True
         self.held.clear()
         self.machine.endpoints.pop(self, None)
 
     def hang_up(self) -> None:
-        """Be closed by the kernel, because its program has come to its end."""
+        """Be closed by the kernel, because the program has ended."""
         if not self.closed:
             self._close()
             self.network.carry(self, "fin", b"")
@@ -175,7 +180,7 @@ class Network:
         self.chance = chance
         self.machines: dict[str, Machine] = {}  # by address
         self.delay_s = (0.0001, 0.002)
-        self._cut: dict[frozenset[str], int] = {}  # by addresses: how many cuts are in force
+        self._cut: dict[frozenset[str], int] = {}  # number of cuts, by the addresses of both ends
         self._kernel = Process(clock, "network")
         self._ports = PORT_OF_CLIENTS
 
@@ -185,7 +190,7 @@ class Network:
         return machine
 
     def process(self, name: str, machine: Machine) -> Process:
-        """Return a new process of a machine, which may connect from there."""
+        """Return a new process on a machine, which can connect from there."""
 
         async def connect(
             process: Process, factory: Callable[[], Any], address: str, port: int
@@ -214,7 +219,7 @@ class Network:
         port: int,
         protocol: asyncio.Protocol,
     ) -> Endpoint:
-        """Begin to connect; the protocol hears `connection_made`, or `connection_lost`."""
+        """Begin to connect; the protocol gets `connection_made` or `connection_lost`."""
         self._ports = PORT_OF_CLIENTS + (self._ports + 1 - PORT_OF_CLIENTS) % 20000
         near = Endpoint(self, machine, process, self._ports)
         far = Endpoint(self, self.machines[address], self._kernel, port)
@@ -224,11 +229,11 @@ class Network:
         return near
 
     def splits(self, length: int) -> bool:
-        """Whether to bring something of that length in two pieces."""
+        """Return whether to split data of this length in two pieces."""
         return length > 1 and self.chance.random() < SPLIT_SHARE
 
     def carry(self, source: Endpoint, kind: str, data: bytes) -> None:
-        """Send something on its way; what one end sends arrives in order."""
+        """Send something; what one end sends arrives in order."""
         least_s, most_s = self.delay_s
         skewed = self.chance.random() ** 3  # mostly near 0
         arrival = max(source.last_arrival, self.clock.now + least_s + (most_s - least_s) * skewed)
@@ -254,7 +259,7 @@ class Network:
             self._reset(source)
 
     def _accept(self, far: Endpoint) -> None:
-        """A kernel takes a connection, for a process that listens."""
+        """Let a kernel accept a connection for a process that listens."""
         process, factory = far.machine.listeners.get(far.port, (None, None))
         if process is None or factory is None or far.vanished:
             far.vanish()
@@ -271,19 +276,19 @@ class Network:
             far.protocol.connection_made(far)
 
     def _reset(self, endpoint: Endpoint, error: Exception | None = None) -> None:
-        """Tell an end that the other does not know the connection."""
+        """Reset an end, because the other does not know the connection."""
         endpoint.process.enter(endpoint.lose, error or ConnectionResetError())
 
-    # -- what goes wrong
+    # -- faults
 
     def is_dead(self, one: Machine, other: Machine) -> bool:
-        """Whether nothing gets from one machine to the other."""
+        """Return whether nothing gets from one machine to the other."""
         if not (one.has_power and other.has_power):
             return True
         return bool(self._cut) and frozenset((one.address, other.address)) in self._cut
 
     def end_process(self, process: Process, machine: Machine) -> None:
-        """Kill a process; its kernel closes its connections and takes no new ones."""
+        """Kill a process; the kernel closes its connections and ports."""
         process.kill()
         for port in [port for port, (owner, _) in machine.listeners.items() if owner is process]:
             del machine.listeners[port]
@@ -292,9 +297,9 @@ class Network:
                 endpoint.hang_up()
 
     def power_off(self, machine: Machine) -> None:
-        """Take a machine's power: it says nothing any more, and has forgotten all when it is back.
+        """Cut a machine's power: it sends nothing, and forgets everything.
 
-        Its processes are for the caller to kill.
+        The caller must kill its processes.
         """
         machine.has_power = False
         machine.listeners.clear()
@@ -303,7 +308,7 @@ class Network:
             self._expect_notice(endpoint.peer)
 
     def power_on(self, machine: Machine) -> None:
-        """Give a machine its power back."""
+        """Restore a machine's power."""
         machine.has_power = True
         self._send_again()
 
@@ -325,16 +330,16 @@ class Network:
             self._send_again()
 
     def stall(self, endpoint: Endpoint, for_s: float) -> None:
-        """Hold up what one end sends."""
+        """Hold back the data that one end sends, for a time."""
         endpoint.stalled = True
-        self._kernel.call_later(for_s, self._go_on, endpoint)
+        self._kernel.call_later(for_s, self._resume, endpoint)
 
     def break_connection(self, endpoint: Endpoint) -> None:
-        """Reset a connection at both ends, as a middlebox does that lost its memory."""
+        """Reset a connection at both ends, as a middlebox does that lost its state."""
         for end in (endpoint, endpoint.peer):
             self._reset(end)
 
-    def _go_on(self, endpoint: Endpoint) -> None:
+    def _resume(self, endpoint: Endpoint) -> None:
         endpoint.stalled = False
         self._send_again_from(endpoint)
 
@@ -344,7 +349,7 @@ class Network:
             self._kernel.call_later(wait_s, self._notice, endpoint)
 
     def _notice(self, endpoint: Endpoint) -> None:
-        """Keep-alive finds nobody, or a machine that knows nothing of the connection."""
+        """Act on keep-alive's result: the peer is dead, or does not know the connection."""
         if self.is_dead(endpoint.machine, endpoint.peer.machine):
             endpoint.process.enter(endpoint.lose, TimeoutError())
         elif endpoint.peer.vanished and endpoint.established:
@@ -361,7 +366,7 @@ class Network:
         if endpoint.stalled or self.is_dead(endpoint.machine, endpoint.peer.machine):
             return
         held, endpoint.held = endpoint.held, []
-        for kind, data in held:  # at once: what was sent after it may be on its way
+        for kind, data in held:  # at once, because later data may be on its way
             self._arrive(endpoint, kind, data)
         if endpoint.closed:
             endpoint.machine.endpoints.pop(endpoint, None)

@@ -1,7 +1,7 @@
-"""What is to happen in a world: its machines, its builds and its faults, as a seed has them.
+"""The plan of a world: its machines, builds and faults, all decided by a seed.
 
-A plan is all there is to a world: played again, it goes the same way. So a failing one can be made
-smaller, fault by fault, and what is left is its story.
+A world is nothing but its plan: played again, it goes the same way. So a failing plan can be made
+smaller, fault by fault, and the rest is the story of the failure.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class HostPlan:
 
 @dataclass(frozen=True, slots=True)
 class BuilderPlan:
-    """A builder, and how many files its make has."""
+    """A builder, and the build that make runs on it."""
 
     name: str
     address: str
@@ -40,48 +40,48 @@ class BuilderPlan:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something goes wrong at a time, with somebody, and is put right after a while.
+    """A fault of `target` that begins at a time, and is repaired after `for_s`.
 
-    `other` is the far end of a path that is cut, `amount` whatever the kind needs.
+    `other` is the far end of a path that is cut. The meaning of `amount` depends on the kind.
     """
 
     at: float
     kind: str
-    whom: str
+    target: str
     for_s: float
     other: str = ""
     amount: float = 0.0
 
     @property
     def over(self) -> float:
-        """When it is put right."""
+        """The time of the repair."""
         return self.at + self.for_s
 
-    def words(self) -> str:
-        """Say what happens, for a story."""
-        what = WORDS[self.kind].format(whom=self.whom, other=self.other, amount=self.amount)
-        return f"{self.at:9.3f} s  {what}" + (f", for {self.for_s:.3f} s" if self.for_s else "")
+    def text(self) -> str:
+        """Return what happens, as a line of a story."""
+        text = TEXTS[self.kind].format(target=self.target, other=self.other, amount=self.amount)
+        return text + (f", for {self.for_s:.3f} s" if self.for_s else "")
 
 
-WORDS = {
+TEXTS = {
     "kill-server": "host-server is killed, and started again later",
     "stop-server": "host-server is stopped (SIGSTOP)",
-    "kill-distccd": "distccd of {whom} is killed",
-    "stop-distccd": "distccd of {whom} is stopped: it is mute",
-    "kill-loadavg": "loadavg of {whom} is killed",
-    "power-off": "{whom} loses its power",
-    "cut": "the path between {whom} and {other} is cut",
-    "kill-gethost": "one gethost of {whom} is killed",
-    "break": "{amount:.0%} of the connections of {whom} are reset",
-    "stall": "{amount:.0%} of the connections of {whom} stall",
+    "kill-distccd": "distccd of {target} is killed",
+    "stop-distccd": "distccd of {target} is stopped: it is mute",
+    "kill-loadavg": "loadavg of {target} is killed",
+    "power-off": "{target} loses its power",
+    "cut": "the path between {target} and {other} is cut",
+    "kill-gethost": "one gethost of {target} is killed",
+    "break": "{amount:.0%} of the connections of {target} are reset",
+    "stall": "{amount:.0%} of the connections of {target} stall",
     "slow": "the network is slow: up to {amount:.2f} s",
-    "owner": "{whom}'s owner uses {amount:.1f} CPUs",
-    "fails": "{whom} fails every compile with {amount:.0f}",
-    "drain": "{whom} is drained by hand, and added again later",
-    "remove": "{whom} is removed by hand, and added again later",
+    "owner": "{target}'s owner uses {amount:.1f} CPUs",
+    "fails": "{target} fails every compile with {amount:.0f}",
+    "drain": "{target} is drained by hand, and added again later",
+    "remove": "{target} is removed by hand, and added again later",
     "stranger": "a stranger says something else to the server",
 }
-# How likely each kind is.
+# The relative frequency of each kind.
 WEIGHTS = {
     "kill-server": 2, "stop-server": 1, "kill-distccd": 2, "stop-distccd": 2, "kill-loadavg": 1,
     "power-off": 3, "cut": 4, "kill-gethost": 2, "break": 2, "stall": 2, "slow": 1, "owner": 2,
@@ -89,14 +89,14 @@ WEIGHTS = {
 }  # fmt: skip
 STALL_AT_MOST_S = 5.0
 FAULTS_AT_MOST = 14
-# Of all plans, those in which nothing but the server fails: then much more is promised.
 BACKUPS_SHARE = 0.8
+# The share of plans in which only the server fails: these promise much more.
 RESTARTS_SHARE = 0.12
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A world."""
+    """The plan of a world."""
 
     seed: int
     policy: str
@@ -106,16 +106,16 @@ class Plan:
 
     @property
     def calm_from(self) -> float:
-        """When the last fault is put right."""
+        """The time when the last fault has been repaired."""
         return max((fault.over for fault in self.faults), default=0.0)
 
     @property
     def restarts_only(self) -> bool:
-        """Whether nothing goes wrong but that the server is killed."""
+        """Whether the only faults are that the server is killed."""
         return all(fault.kind == "kill-server" for fault in self.faults)
 
     def words(self) -> str:
-        """Say who is there."""
+        """Return the machines and builds, for a story."""
         hosts = ", ".join(
             f"{host.name} ({host.slots} slots, power {host.power:g}"
             f"{'' if host.reports else ', listed, no reports'})"
@@ -184,36 +184,36 @@ def _fault(
     fault = Fault(
         at=round(chance.uniform(0.0, span_s), 3),
         kind=kind,
-        whom=host.name,
+        target=host.name,
         for_s=round(chance.choice((0.3, 3.0, 12.0, 40.0)) * chance.uniform(0.3, 1.0), 3),
         amount=round(chance.uniform(0.1, 1.0), 3),
     )
     match kind:
         case "kill-server" | "stop-server":
-            # Longer, and a user would have noticed; what takes longer is a server that is gone.
-            return replace(fault, whom=SERVER, for_s=round(chance.uniform(0.05, 20.0), 3))
+            # A user would notice a longer stop. A server that stays away is another matter.
+            return replace(fault, target=SERVER, for_s=round(chance.uniform(0.05, 20.0), 3))
         case "power-off":
-            return replace(fault, whom=chance.choice((host.name, host.name, builder.name)))
+            return replace(fault, target=chance.choice((host.name, host.name, builder.name)))
         case "cut":
             ends = chance.sample([SERVER, host.name, builder.name], 2)
-            return replace(fault, whom=ends[0], other=ends[1])
+            return replace(fault, target=ends[0], other=ends[1])
         case "kill-gethost":
-            return replace(fault, whom=builder.name, for_s=0.0)
+            return replace(fault, target=builder.name, for_s=0.0)
         case "break" | "stall":
-            whom = chance.choice((SERVER, host.name, builder.name))
+            target = chance.choice((SERVER, host.name, builder.name))
             for_s = min(fault.for_s, STALL_AT_MOST_S) if kind == "stall" else 0.0
-            return replace(fault, whom=whom, for_s=for_s)
+            return replace(fault, target=target, for_s=for_s)
         case "slow":
-            return replace(fault, whom="")
+            return replace(fault, target="")
         case "owner":
             return replace(fault, amount=round(host.slots * chance.uniform(0.2, 1.2), 1))
         case "fails":
             return replace(fault, amount=chance.choice((116, 116, 110)))
         case "stranger":
-            return replace(fault, whom="", for_s=0.0)
+            return replace(fault, target="", for_s=0.0)
     return fault
 
 
 def final_build(plan: BuilderPlan, slots: int) -> BuilderPlan:
-    """Return the build by which a farm shows that it is whole again."""
+    """Return the build that shows that the farm is whole again."""
     return replace(plan, files=2 * slots)

@@ -1,4 +1,4 @@
-"""What the programs of the simulated world share: one end of a connection, as a program has it."""
+"""What the simulated programs share: the client's end of a connection, and a way to sleep."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from .network import Endpoint, Machine, Network
 
 
 class Bell:
-    """What a program sleeps on; whatever it waits for rings it."""
+    """A program sleeps on its bell, and everything that it waits for rings it."""
 
     def __init__(self, process: Process) -> None:
         self.process = process
         self._sleep: asyncio.Future[None] | None = None
 
     def ring(self) -> None:
-        """Wake the program, if it sleeps."""
+        """Wake the program if it sleeps."""
         if self._sleep is not None and not self._sleep.done():
             self._sleep.set_result(None)
 
     async def wait(self, until: float | None = None) -> None:
-        """Sleep until the bell rings or that time has come; a ring may be about nothing."""
+        """Sleep until the bell rings or the time has come; a ring may mean nothing."""
         if until is not None and until <= self.process.clock.now:
             return
         alarm: Handle | None = None
@@ -39,7 +39,7 @@ class Bell:
 
 
 class Line(asyncio.Protocol):
-    """A connection that carries lines, from the client's side. Whatever happens rings the bell."""
+    """The client's side of a connection that carries lines; every event rings the bell."""
 
     def __init__(
         self, network: Network, process: Process, machine: Machine, ring: Callable[[], None]
@@ -64,23 +64,23 @@ class Line(asyncio.Protocol):
         self.endpoint.write(format_line(verb, **words))
 
     def hear(self) -> Message | None:
-        """Return the next message, if there is one."""
+        """Return the next message, or None."""
         return parse_line(self._heard.popleft()) if self._heard else None
 
     def hear_raw(self) -> bytes | None:
-        """Return the next line as it came, if there is one."""
+        """Return the next line as it came, or None."""
         return self._heard.popleft() if self._heard else None
 
     def has_heard(self) -> bool:
-        """Whether there is a line."""
+        """Return whether there is a line."""
         return bool(self._heard)
 
     def close(self) -> None:
-        """Close; what was sent still arrives."""
+        """Close; data that was sent still arrives."""
         self.closed = True
         self.endpoint.close()
 
-    # -- the protocol
+    # -- for the network
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.opened = True

@@ -1,7 +1,7 @@
-"""The shortest story of a failure: what is left of a plan without all that it does not need.
+"""The shortest story of a failure: a plan without everything that the failure does not need.
 
-Faults go first, by halves, then builds, files, and hosts; whatever still breaks the same promise
-stays dropped. The story is then what happened in the smallest world that still fails.
+Faults are left out first, by halves, then builders, hosts and files. Anything without which the
+same promise still breaks stays out. The story is what happens in the smallest world that fails.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TRIES = 300
 
 
 def failure_of(plan: Plan, story: list[str] | None = None) -> str:
-    """Play a plan; return what broke, or an empty text."""
+    """Play a plan; return the failure, or ""."""
     world = World(plan, story)
     listener = _Listener(world) if story is not None else contextlib.nullcontext()
     with listener:
@@ -34,7 +34,7 @@ def failure_of(plan: Plan, story: list[str] | None = None) -> str:
 
 
 def kind_of(failure: str) -> str:
-    """Return what is the same in failures of one kind: the words before names and numbers."""
+    """Return the part that failures of one kind share: the words before names and numbers."""
     words = []
     for word in failure.split():
         if not word.isalpha():
@@ -44,7 +44,7 @@ def kind_of(failure: str) -> str:
 
 
 def shortest(plan: Plan, failure: str) -> Plan:
-    """Return the smallest plan found that fails in the same way."""
+    """Return the smallest plan that was found to fail in the same way."""
     kind = kind_of(failure)
     tries = TRIES
     smaller = True
@@ -63,21 +63,36 @@ def shortest(plan: Plan, failure: str) -> Plan:
 
 
 def _smaller(plan: Plan) -> Iterator[Plan]:
-    """Yield plans with something left out, the most first."""
+    """Yield plans from which something is left out, the most first."""
+    yield from _with_fewer_faults(plan)
+    yield from _with_fewer_builders(plan)
+    yield from _with_fewer_hosts(plan)
+    yield from _with_fewer_files(plan)
+
+
+def _with_fewer_faults(plan: Plan) -> Iterator[Plan]:
     faults = plan.faults
     size = len(faults)
     while size:
         for start in range(0, len(faults), size):
             yield replace(plan, faults=faults[:start] + faults[start + size :])
         size //= 2
+
+
+def _with_fewer_builders(plan: Plan) -> Iterator[Plan]:
     for each in plan.builders:
-        if len(plan.builders) > 1:
+        if len(plan.builders) > 1 and not _named(plan, each.name):
             left = tuple(builder for builder in plan.builders if builder is not each)
-            if not _named(plan, each.name):
-                yield replace(plan, builders=left)
-    for each_host in plan.hosts:
-        if len(plan.hosts) > 1 and not _named(plan, each_host.name):
-            yield replace(plan, hosts=tuple(host for host in plan.hosts if host is not each_host))
+            yield replace(plan, builders=left)
+
+
+def _with_fewer_hosts(plan: Plan) -> Iterator[Plan]:
+    for each in plan.hosts:
+        if len(plan.hosts) > 1 and not _named(plan, each.name):
+            yield replace(plan, hosts=tuple(host for host in plan.hosts if host is not each))
+
+
+def _with_fewer_files(plan: Plan) -> Iterator[Plan]:
     for number, builder in enumerate(plan.builders):
         for files in (1, builder.files // 4, builder.files // 2, builder.files - 1):
             if 0 < files < builder.files:
@@ -87,7 +102,7 @@ def _smaller(plan: Plan) -> Iterator[Plan]:
 
 
 def _named(plan: Plan, name: str) -> bool:
-    return any(name in (fault.whom, fault.other) for fault in plan.faults)
+    return any(name in (fault.target, fault.other) for fault in plan.faults)
 
 
 def tell(plan: Plan) -> str:
@@ -105,7 +120,7 @@ def tell(plan: Plan) -> str:
 
 
 class _Listener(logging.Handler):
-    """Puts what host-server logs into a world's story, while it lasts."""
+    """Adds host-server's log to a world's story, while the block runs."""
 
     def __init__(self, world: World) -> None:
         super().__init__(logging.INFO)

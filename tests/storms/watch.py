@@ -1,20 +1,21 @@
-"""What must be true after every step, whatever has gone wrong.
+"""The promises that hold after every step, whatever has gone wrong.
 
-  - The books are right (`Farm.check`): a slot is free or has one lease, and so on.
-  - Each waiting request and each lease has its connection, and the other way round; and what a
-    connection was for does not outlive its owner by more than `OWNERLESS_WITHIN_S`.
-  - A lease does not outlive its host, where that reported, by more than `LOST_WITHIN_S`.
-  - A host that was taken out by hand stays out, over restarts of the server too, until somebody
-    or a new loadavg adds it.
-  - No request waits while a slot that it may have is free. `tier` and `random` never let it;
-    `earliest` may wait for a better slot, but not when nothing runs, and not for ever.
+  - The farm is consistent (`Farm.check`): a slot is free or has one lease, and so on.
+  - Each waiting request and each lease has its connection, and each such connection has one of
+    them. They outlive their client by at most `CLIENTLESS_WITHIN_S`.
+  - A lease outlives its host, if that reports, by at most `LOST_WITHIN_S`.
+  - A host that was removed by hand stays out, even over restarts of the server, until a person or a
+    new loadavg adds it.
+  - No request waits while a slot that it may use is free. That always holds for `tier` and
+    `random`. `earliest` may wait for a better slot, but only while something runs, and not for
+    ever.
 
-Where nothing fails but the server, which is killed and started again:
+If the only faults are that the server is killed and started again:
 
-  - No host that reports runs more compiles under leases than it has slots: what was granted before
-    a restart is not granted again after it.
+  - No host that reports runs more compiles under leases than it has slots. A slot that was granted
+    before a restart is not granted again after it.
 
-What must be true at the end, or for a time, is asked by `world`.
+`world` checks what must hold at the end, or for some time.
 """
 
 from __future__ import annotations
@@ -33,36 +34,36 @@ from .plan import STALL_AT_MOST_S
 if TYPE_CHECKING:
     from .world import World
 
-# Keep-alive, what is sent again, what was held up, and a slow network's delay there.
-OWNERLESS_WITHIN_S = NOTICED_WITHIN_S + SENT_AGAIN_WITHIN_S + STALL_AT_MOST_S + 3.0
-# A host without power: its silence, the time that it has to come back, and what was held up before.
+# Keep-alive, retransmission, stalled data, and the delay of a slow network.
+CLIENTLESS_WITHIN_S = NOTICED_WITHIN_S + SENT_AGAIN_WITHIN_S + STALL_AT_MOST_S + 3.0
+# The silence of a host without power, the time that it has to come back, and stalled data.
 LOST_WITHIN_S = SILENT_AFTER_S + LOST_AFTER_S + STALL_AT_MOST_S + 3.0
 # `earliest` gathers the first requests of a build for some milliseconds.
 GATHERS_S = 0.05
-# Files take up to 20 s at power 1, and a host that was stopped makes one seem longer.
+# A file takes up to 20 s at power 1, and a stopped host makes a file seem more costly.
 PASSED_OVER_WITHIN_S = 240.0
 
 
 class Broken(AssertionError):
-    """An invariant does not hold; the text says which."""
+    """A promise does not hold; the text says which."""
 
 
 class Watch:
-    """Looks at a server whenever its farm has changed."""
+    """Checks a server whenever its farm has changed."""
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._owners_gone: deque[tuple[float, Endpoint]] = deque()
+        self._clients_gone: deque[tuple[float, Endpoint]] = deque()
         self._free_since: dict[int, float] = {}
         self._busy_at = 0.0
         self._server: WatchedServer | None = None
 
-    def owner_gone(self, endpoint: Endpoint) -> None:
-        """Remember that nobody holds this connection any more."""
-        self._owners_gone.append((self._world.clock.now + OWNERLESS_WITHIN_S, endpoint))
+    def client_gone(self, endpoint: Endpoint) -> None:
+        """Remember that the client of this connection is gone."""
+        self._clients_gone.append((self._world.clock.now + CLIENTLESS_WITHIN_S, endpoint))
 
     def look(self) -> None:
-        """Check everything that a change of the farm can have broken; raises `Broken`."""
+        """Check everything that a change of the farm can break; raises `Broken`."""
         server = self._world.program.server
         assert server is not None
         if server is not self._server:
@@ -74,14 +75,14 @@ class Watch:
             raise Broken(f"the books are wrong: {error}") from error
         self._no_request_waits_for_nothing(server)
         self._no_lease_without_host(server)
-        self._who_was_taken_out_is_out(server)
+        self._a_removed_host_stays_out(server)
         if self._world.plan.restarts_only:
             self._no_slot_granted_twice()
-        if self._owners_gone and self._owners_gone[0][0] < self._world.clock.now:
-            self._no_lease_without_owner(server)
+        if self._clients_gone and self._clients_gone[0][0] < self._world.clock.now:
+            self._no_lease_without_client(server)
 
     def books_have_connections(self) -> None:
-        """Check that each request and lease has its connection; between two steps."""
+        """Check, between two steps, that each request and lease has its connection."""
         server = self._world.program.server
         if server is None:
             return
@@ -90,15 +91,15 @@ class Watch:
             known = farm.waiting.keys() | farm.leases.keys()
             raise Broken(f"connections and books differ: {known ^ server.requests.keys()}")
 
-    def _no_lease_without_owner(self, server: WatchedServer) -> None:
+    def _no_lease_without_client(self, server: WatchedServer) -> None:
         now = self._world.clock.now
-        if now < self._world.server_slow_until + OWNERLESS_WITHIN_S:
+        if now < self._world.server_slow_until + CLIENTLESS_WITHIN_S:
             return
-        while self._owners_gone and self._owners_gone[0][0] < now:
-            _, endpoint = self._owners_gone.popleft()
+        while self._clients_gone and self._clients_gone[0][0] < now:
+            _, endpoint = self._clients_gone.popleft()
             protocol = endpoint.peer.protocol
             if isinstance(protocol, RequestConnection) and protocol in server.requests.values():
-                raise Broken(f"a request or lease outlives its owner by {OWNERLESS_WITHIN_S:g} s")
+                raise Broken(f"a request or lease outlives its client by {CLIENTLESS_WITHIN_S:g} s")
 
     def _no_lease_without_host(self, server: WatchedServer) -> None:
         world = self._world
@@ -106,12 +107,12 @@ class Watch:
             since = max(host.off_since, world.program.started_at, world.server_slow_until)
             known = server.farm.hosts.get(host.plan.address)
             lost = host.plan.reports and world.clock.now - since > LOST_WITHIN_S
-            # One that was added by hand is taken to be there until it fails.
+            # A host that was added by hand counts as up until it fails.
             if lost and known is not None and known.leases and known.load_at is not None:
                 raise Broken(f"a lease outlives its host by {LOST_WITHIN_S:g} s: {host.plan.name}")
 
-    def _who_was_taken_out_is_out(self, server: WatchedServer) -> None:
-        for host in self._world.taken_out:
+    def _a_removed_host_stays_out(self, server: WatchedServer) -> None:
+        for host in self._world.removed_by_hand:
             known = server.farm.hosts.get(host.plan.address)
             if known is not None and known.state is State.UP:
                 raise Broken(f"a host that was taken out by hand is back: {host.plan.name}")
@@ -165,12 +166,12 @@ class Watch:
 
 
 def _takes_more(policy: str, host: Host) -> bool:
-    """Whether the policy would give the host one more lease."""
+    """Return whether the policy would grant one more lease on the host."""
     if host.tier is None:
         return False
     if policy != "earliest" or host.load is None:
         return True
-    # It uses fewer slots of a host whose owner is busy, and leaves the rest free on purpose.
+    # On a host with foreign load, `earliest` leaves some slots free on purpose.
     cpus = host.load.cpus or host.slots
     return host.in_use < int(max(0.0, cpus - host.load.foreign_cpus))
 

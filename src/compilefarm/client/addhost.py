@@ -1,8 +1,8 @@
 """addhost and remhost: tell host-server that a host is available, or no longer is.
 
-Each sends one message to the status port of each server and prints one line about the answer. They
-run from scripts and at boot, for any host and not only this one. So they start fast, and they know
-nothing of distccd or load: `enable-host` is the program that also starts those.
+Each sends one message to the status port of every server, and prints one line about the answer.
+They run from scripts and at boot, for this host or any other. So they start fast, and know nothing
+of distccd or load: `enable-host` is the program that also starts those.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """mon-host-server: the farm as a table in a terminal, or as JSON for scripts.
 
-It asks host-server's monitor port once and prints what it hears. Names and reasons in a snapshot
-may have been chosen by anybody who may use the farm, so nothing of them reaches the terminal that
-is not a printable character. Reasons are what this program is run for: a narrow terminal loses
-other columns first, and a pipe gets every line whole.
+It asks host-server's monitor port once and prints the answer. Any user of the farm can choose names
+and reasons in a snapshot, so only printable characters of them reach the terminal. The reasons are
+what people run this program for: a narrow terminal loses other columns first, and a pipe gets every
+line whole.
 
-The HTTP client is the standard library's: aiohttp's costs more start-up time than all the rest.
-This module must not know the farm: what it shows is what `/api/farm` says, and what an older
-server leaves out stays empty.
+The HTTP client is the standard library's, because aiohttp's alone takes longer to start than all
+the rest. This module must not know the farm: it shows what `/api/farm` says, and a field that an
+older server does not send stays empty.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, cast
 
 from compilefarm.programs.connection import servers
+from compilefarm.programs.error_text import error_text
 from compilefarm.programs.options import Parser, complain, positive_number
 from compilefarm.protocol.address import Address
 from compilefarm.protocol.farm_json import HostSnapshot, RequestSnapshot, Snapshot
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 10.0
 WATCH_S = 2.0
-# Narrower than this, the reasons stand below the table; narrower still, these columns go.
+# Widths in columns. On a narrower terminal the reasons move below the table, and then the columns
+# for load and power index are left out.
 REASON_FROM = 110
 LOAD_FROM = 72
 POWER_FROM = 52
@@ -42,7 +44,7 @@ OWNER_LIMIT_S = 366 * 86400.0
 
 
 class NoAnswer(Exception):
-    """No server answers, or none that is a host-server; the text says which and why."""
+    """No host-server answers; the text says which servers were tried and why each failed."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=positive_number,
         const=WATCH_S,
         metavar="SECONDS",
-        help=f"show it again every so many seconds (default: {WATCH_S:g}), until Ctrl-C",
+        help=f"refresh every SECONDS (default: {WATCH_S:g}), until Ctrl-C",
     )
     options = parser.parse_args(arguments)
     try:
@@ -74,13 +76,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 0
     except BrokenPipeError:
-        # `mon-host-server | head`: nobody reads on. What is in the buffer must not be tried again.
+        # `mon-host-server | head`: the reader has gone. Do not write the rest of the buffer again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
 def fetch(candidates: Sequence[Address]) -> bytes:
-    """Return the snapshot as JSON from the first server that answers, as it came.
+    """Return the snapshot of the first server that answers, as the JSON that it sent.
 
     `candidates` have host-server's base port. Raises `NoAnswer`.
     """
@@ -93,10 +95,9 @@ def fetch(candidates: Sequence[Address]) -> bytes:
             answer = connection.getresponse()
             body = answer.read()
         except (OSError, UnicodeError) as error:
-            reason = getattr(error, "strerror", None) or str(error) or "no answer"
-            failures.append(f"{address} ({reason.lower()})")
+            failures.append(f"{address} ({error_text(error)})")
         except http.client.HTTPException:
-            failures.append(f"{address} (what answers there is no host-server)")
+            failures.append(f"{address} (the server there is not a host-server)")
         else:
             if answer.status == http.client.OK:
                 return body
@@ -108,7 +109,7 @@ def fetch(candidates: Sequence[Address]) -> bytes:
 
 
 def parse(body: bytes) -> Snapshot:
-    """Return the snapshot in what a server answered; raises `NoAnswer` when it is none."""
+    """Return the snapshot in a server's answer; raises `NoAnswer` if it is not one."""
     try:
         snapshot = json.loads(body)
         if isinstance(snapshot, dict) and isinstance(snapshot["hosts"], list):
@@ -116,11 +117,11 @@ def parse(body: bytes) -> Snapshot:
             return cast(Snapshot, snapshot)
     except (ValueError, KeyError, RecursionError):
         pass
-    raise NoAnswer("what answers there is no host-server")
+    raise NoAnswer("the server there is not a host-server")
 
 
 def printable(text: object) -> str:
-    """Return the text with U+FFFD for whatever would do something to a terminal but print."""
+    """Return the text with U+FFFD in place of each character that is not printable."""
     return "".join(
         character if character.isprintable() else "\N{REPLACEMENT CHARACTER}"
         for character in str(text)
@@ -128,9 +129,10 @@ def printable(text: object) -> str:
 
 
 def view(snapshot: Snapshot, width: int, *, totals_first: bool = False) -> Group:
-    """Return what is shown of a snapshot in so many columns, as a rich renderable.
+    """Return the view of a snapshot, `width` columns wide, as a rich renderable.
 
-    The totals come last, next to the prompt; or first, where what does not fit is cut off.
+    The totals come last, next to the prompt. With `totals_first` they come first, for a screen that
+    cuts off what does not fit.
     """
     from rich.console import Group
 
@@ -142,7 +144,7 @@ def view(snapshot: Snapshot, width: int, *, totals_first: bool = False) -> Group
         if width < REASON_FROM:
             parts += _reasons(hosts)
     else:
-        parts.append("No hosts. `enable-host` on a compile host brings it into the farm.")
+        parts.append("No hosts. Run `enable-host` on a compile host to add it to the farm.")
     requests = snapshot.get("requests", [])
     if requests:
         parts += ["", _requests_table(requests)]
@@ -216,7 +218,7 @@ def _requests_table(requests: Sequence[RequestSnapshot]) -> Table:
 
 def _totals(snapshot: Snapshot) -> list[str]:
     totals = snapshot.get("totals", {})
-    # Such a slot is not free, and yet the next request has it at once.
+    # A backup's slot is in use, but the next request gets it at once.
     backups = sum(
         bool(lease.get("backup")) for host in snapshot["hosts"] for lease in host.get("leases", [])
     )
@@ -256,7 +258,7 @@ def _table() -> Table:
 
 
 def _line(value: object) -> Text:
-    """Return text that rich takes for nothing but text: `[bold]` in a name is a name."""
+    """Return text that rich does not interpret: `[bold]` in a name stays as it is."""
     from rich.text import Text
 
     return Text(printable(value))
@@ -269,9 +271,10 @@ def _style(host: HostSnapshot) -> str:
 
 
 def _reason(host: HostSnapshot) -> str:
-    """Return why a host is where it is; since when its owner is there, by the clock of this place.
+    """Return the reason for a host's state, with the time at which its owner came.
 
-    host-server says how long ago it was, for its own clock may be in another time zone, or wrong.
+    host-server reports how long ago the owner came, because its own clock may be wrong or in
+    another time zone. So the time is by the clock of this machine.
     """
     reason, present_s = host.get("reason") or "", host.get("owner_present_s")
     if host.get("state") != "owner" or not isinstance(present_s, (int, float)):
@@ -290,8 +293,8 @@ def _number(value: object, digits: int) -> str:
     return f"{value:.{digits}f}" if isinstance(value, (int, float)) else "-"
 
 
-def _count(value: object, what: str) -> str:
-    return f"{'?' if value is None else value} {what}{'' if value == 1 else 's'}"
+def _count(value: object, noun: str) -> str:
+    return f"{'?' if value is None else value} {noun}{'' if value == 1 else 's'}"
 
 
 def _duration(seconds: object) -> str:
@@ -323,7 +326,7 @@ def _print_table(snapshot: Snapshot) -> None:
 
 
 def _as_plain_text(console: Console, snapshot: Snapshot) -> str:
-    """Return the view without a terminal's limits: a line a host, however long."""
+    """Return the view without a terminal's limits: one line for each host, however long."""
     console.width = 100_000
     with console.capture() as captured:
         console.print(view(snapshot, console.width))
@@ -331,7 +334,7 @@ def _as_plain_text(console: Console, snapshot: Snapshot) -> str:
 
 
 def _watch(candidates: Sequence[Address], every_s: float, *, as_json: bool) -> None:
-    """Show the farm again and again; on a terminal, a server that goes away is waited for."""
+    """Show the farm until Ctrl-C; on a terminal, wait for a server that does not answer."""
     from rich.console import Console
     from rich.live import Live
 

@@ -1,5 +1,5 @@
-"""What runs on a compile host: enable-host, disable-host, loadavg, watch-ssaver and power-index.
+"""The programs of a compile host: enable-host, disable-host, loadavg, watch-ssaver, power-index.
 
-These programs live on a person's desktop. They start fast, sleep most of the time, import little,
-and leave nothing behind. Of the farm they know only the line protocol (docs/protocol.md).
+They run on someone's desktop. So they start fast, sleep most of the time, import little, and leave
+nothing behind. They know the line protocol (docs/protocol.md), and nothing else of the farm.
 """

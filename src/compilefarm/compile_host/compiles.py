@@ -1,12 +1,12 @@
-"""The compiles that run below a distccd: stopped, continued, ended.
+"""Stops, resumes and ends the compiles that run below a distccd.
 
-distccd's workers are children of the distccd that listens, and each starts its compiler as the
-leader of a process group. Whole groups are signalled, at once: a compiler whose cc1 alone is killed
-reports a fatal error in the source, and the build would fail. One that dies as a whole makes
-distccd answer with the signal, which gethost takes for a failure of the host; and when host-server
-has taken the lease back before, gethost does not even look at it.
+distccd's workers are children of the distccd that listens. Each worker starts its compiler as the
+leader of a process group. A signal goes to the whole group at once. If only the compiler's cc1 were
+killed, the compiler would report a fatal error in the source, and the build would fail. If the
+whole group is killed, distccd answers with the signal, and gethost counts that as a failure of the
+host. If host-server has revoked the lease before, gethost ignores the answer.
 
-The workers are left alone: they hold the connections, and end by themselves.
+The workers get no signal. They hold the connections, and end by themselves.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from collections.abc import Callable
 
 from compilefarm.compile_host.processes import Process, ProcessTree, Unreadable
 
-# A compiler can start others as fast as they are found; it cannot go on for ever.
+# A compiler may start others while they are looked for, so look again, but not without a limit.
 ROUNDS_MAX = 50
 
 
 class Compiles:
     """The compiles of one distccd.
 
-    `complain` is told of what may not be signalled, which is a distccd of another user.
+    `complain` gets a line for each compile that we may not signal: the distccd is another user's.
     """
 
     def __init__(self, distccd: ProcessTree, complain: Callable[[str], None]) -> None:
@@ -33,15 +33,15 @@ class Compiles:
         self._complain = complain
 
     def stop(self) -> int:
-        """Stop those that run; return how many groups that were."""
+        """Stop the compiles that run; return the number of process groups stopped."""
         return self._signal(signal.SIGSTOP, lambda process: not process.stopped)
 
-    def go_on(self) -> int:
-        """Let those go on that were stopped; return how many groups that were."""
+    def resume(self) -> int:
+        """Resume the compiles that are stopped; return the number of process groups resumed."""
         return self._signal(signal.SIGCONT, lambda process: process.stopped)
 
     def end(self) -> int:
-        """Kill all; return how many groups that were."""
+        """Kill all compiles; return the number of process groups killed."""
         return self._signal(signal.SIGKILL, lambda process: not process.gone)
 
     def _members(self) -> list[Process]:
@@ -58,23 +58,23 @@ class Compiles:
         ]
 
     def _signal(self, number: signal.Signals, wanted: Callable[[Process], bool]) -> int:
-        told: set[int] = set()
+        signalled: set[int] = set()
         for _ in range(ROUNDS_MAX):
-            groups = {self._group(each) for each in self._members() if wanted(each)} - told
+            groups = {self._group(each) for each in self._members() if wanted(each)} - signalled
             if not groups:
                 break
             for group in groups:
-                told.add(group)
+                signalled.add(group)
                 try:
                     os.killpg(group, number) if group > 0 else os.kill(-group, number)
                 except ProcessLookupError:
-                    pass  # it ended by itself
+                    pass  # it has ended
                 except OSError as error:
-                    self._complain(f"a compile cannot be signalled: {error.strerror}")
-        return len(told)
+                    self._complain(f"cannot signal a compile: {error.strerror}")
+        return len(signalled)
 
     def _group(self, process: Process) -> int:
-        """Return a process's group; where that is distccd's own, the process alone, negated."""
+        """Return the group of a process; if that is distccd's own, the process's id, negated."""
         with contextlib.suppress(OSError):
             group = os.getpgid(process.pid)
             if group != self._tree.root_pid:

@@ -1,16 +1,16 @@
-"""enable-host and disable-host: bring this machine into the farm, and take it out again.
+"""enable-host and disable-host: add this machine to the farm, and remove it again.
 
-Enabled means three things together: a distccd that is open to the farm's networks and nobody else,
-a loadavg that watches it, and a host-server that knows of both. distccd comes first and is waited
-for, so that the server never gives out a host that does not listen; whatever fails on the way
-takes everything down again. disable-host goes the other way: no new leases, then the running
-compiles, then loadavg and distccd, and the machine is as it was.
+An enabled host has a distccd that only the farm's networks can reach, a loadavg that watches it,
+and a host-server that knows both. enable-host starts distccd first and waits until it listens, so
+the server never grants a lease on a host that does not listen. If a step fails, enable-host undoes
+the steps before it. disable-host works in the other direction: first no new leases, then it waits
+for the running compiles, then it ends loadavg and distccd. Nothing stays behind.
 
-A host-server that is away stops neither: loadavg registers the host when the server comes, and a
-desktop's owner gets it back whatever the server does.
+Both work without a host-server. loadavg registers the host when the server is back, and a desktop
+goes back to its owner whatever the server does.
 
-distccd is run without its own way into the background, because then its pid is known without a
-race, its errors end up in our log whichever user it becomes, and it leads a session of its own.
+distccd does not daemonise itself. So its pid is known without a race, and it leads a session of its
+own. Its errors are in our log, whichever user it becomes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 from compilefarm.compile_host.load.machine import Machine, ProcMachine, this_machine
@@ -43,36 +43,34 @@ from compilefarm.programs.connection import (
     servers,
 )
 from compilefarm.programs.cpus import available_cpus
+from compilefarm.programs.daemon_path import daemon_path
+from compilefarm.programs.error_text import error_text
 from compilefarm.programs.options import (
     Parser,
     complain,
     directory,
-    end_tidily_on_a_signal,
+    exit_on_a_signal,
     host_address,
     seconds,
     this_host,
     whole_number,
 )
-from compilefarm.protocol.address import Address, is_port
+from compilefarm.protocol.address import Address, Network, is_port
 from compilefarm.protocol.ports import Port
 from compilefarm.protocol.wire import LINE_LIMIT_BYTES, format_line, parse_line
 
 START_PATIENCE_S = 10.0
-NICE_DEFAULT = 10  # above distccd's own 5: the machine is somebody's desktop
+NICE_DEFAULT = 10  # distccd's own default is 5, but the machine may be someone's desktop
 GRACE_DEFAULT_S = 60.0
-# Where a daemon may be that is not on a user's PATH.
-SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
-
-Network = IPv4Network | IPv6Network
 
 
 def enable_host(arguments: Sequence[str] | None = None) -> int:
     """Run `enable-host` with these arguments, by default the command line's; return its status."""
-    parser = Parser("enable-host", "Bring this machine into the farm.")
+    parser = Parser("enable-host", "Add this machine to the farm.")
     add_enable_options(parser)
     options = parser.parse_args(arguments)
     candidates = parser.servers(options)
-    end_tidily_on_a_signal()
+    exit_on_a_signal()
     try:
         print(Enabling(options, candidates).run())
     except (RunError, Refused) as error:
@@ -82,19 +80,19 @@ def enable_host(arguments: Sequence[str] | None = None) -> int:
 
 def disable_host(arguments: Sequence[str] | None = None) -> int:
     """Run `disable-host` with these arguments, by default the command line's; return its status."""
-    parser = Parser("disable-host", "Take this machine out of the farm.")
+    parser = Parser("disable-host", "Remove this machine from the farm.")
     _add_host_options(parser)
     parser.add_argument(
         "--grace",
         type=seconds,
         default=GRACE_DEFAULT_S,
         metavar="SECONDS",
-        help=f"how long running compiles may go on (default: {GRACE_DEFAULT_S:.0f})",
+        help=f"time that running compiles get to finish (default: {GRACE_DEFAULT_S:.0f})",
     )
     options = parser.parse_args(arguments)
     if options.server:
-        parser.servers(options)  # a mistyped one is told of before anything is stopped
-    end_tidily_on_a_signal()
+        parser.servers(options)  # report a wrong address before anything is stopped
+    exit_on_a_signal()
     try:
         print(_disable(options))
     except RunError as error:
@@ -103,7 +101,7 @@ def disable_host(arguments: Sequence[str] | None = None) -> int:
 
 
 def add_enable_options(parser: Parser) -> None:
-    """Add the options that say how this machine is brought into the farm."""
+    """Add the options of enable-host."""
     _add_host_options(parser)
     parser.add_host_words()
     parser.add_argument(
@@ -111,28 +109,28 @@ def add_enable_options(parser: Parser) -> None:
         type=_network,
         action="append",
         metavar="CIDR",
-        help="take compiles from this network only; may be given several times "
-        "(default: all the farm's networks)",
+        help="accept compiles only from this network; may be repeated "
+        "(default: all networks of the farm)",
     )
     parser.add_argument(
         "--nice",
         type=_niceness,
         metavar="N",
-        help=f"distccd's niceness, 0 to 19 (default: {NICE_DEFAULT}; a desktop's is 19)",
+        help=f"distccd's niceness, 0 to 19 (default: {NICE_DEFAULT}, on a desktop {NICEST})",
     )
     parser.add_argument(
         "--no-measure",
         dest="measure",
         action="store_false",
-        help="without --power-index, do not measure how fast this machine is",
+        help="do not measure the power index if --power-index is missing",
     )
     parser.add_argument(
-        "--procfs", type=directory, metavar="DIR", help="let loadavg read this instead of /proc"
+        "--procfs", type=directory, metavar="DIR", help="let loadavg read DIR instead of /proc"
     )
 
 
 def enable_arguments(options: argparse.Namespace) -> list[str]:
-    """Return the command line of `enable-host` that has these options."""
+    """Return the arguments of `enable-host` that give these options."""
     arguments = [] if options.measure else ["--no-measure"]
     for name in (
         *("server", "host", "port", "run_dir", "slots", "power_index", "mode", "reserve"),
@@ -156,21 +154,21 @@ class Enabling:
             options.slots = _cpus(options.procfs)
 
     def run(self) -> str:
-        """Enable the host; return the line that says so. Raises `RunError` and `Refused`."""
+        """Enable the host; return the line for the user. Raises `RunError` and `Refused`."""
         with locked(self._options.run_dir, str(self._host), self._machine, create=True) as run:
             assert run is not None
             if run.running("distccd") and run.running("loadavg"):
                 return f"{self._host} is already enabled"
             repaired = "repaired: " if run.running("distccd") or run.running("loadavg") else ""
             try:
-                _stop(run)  # the half that is left, if any
+                _stop(run)  # one of the two may still run
                 return repaired + self._start(run)
             except BaseException:
                 _stop(run)
                 raise
 
     def _start(self, run: RunDirectory) -> str:
-        program = shutil.which("distccd", path=f"{os.environ.get('PATH', os.defpath)}:{SBIN}")
+        program = shutil.which("distccd", path=daemon_path())
         if program is None:
             raise RunError(
                 "distccd is not installed; install the package distcc (on Fedora distcc-server)"
@@ -186,9 +184,9 @@ class Enabling:
         return self._start_loadavg(run, self._loadavg_command(distccd.pid))
 
     def _measure(self) -> None:
-        """Find out the power index where none is given, before the farm's compiles disturb that."""
+        """Measure the power index if none is given, before the farm's compiles can disturb it."""
         options = self._options
-        # Another machine's /proc stands for another machine, whose speed is not to be had here.
+        # With --procfs this host emulates another machine, whose speed cannot be measured here.
         if options.power_index is None and options.measure and options.procfs is None:
             from compilefarm.compile_host.power_index.power_index import power_index
 
@@ -199,7 +197,7 @@ class Enabling:
     def _distccd_options(self) -> list[str]:
         options = ["--no-detach", "--daemon", "--log-stderr", "--log-level", "warning"]
         options += ["--port", str(self._host.port)]
-        # One more than slots: a host whose slots are all taken can still show that it is alive.
+        # One more than the slots, so that a probe gets through when all slots are in use.
         options += ["--jobs", str(self._options.slots + 1), "--nice", str(self._nice)]
         if self._own_address:
             options += ["--listen", self._own_address]
@@ -222,16 +220,16 @@ class Enabling:
 
     @property
     def _own_address(self) -> str:
-        """The address to listen on: the host, where it is an address of ours; empty for all."""
+        """The address to listen on: the host, if it is an address of ours; empty for all."""
         with contextlib.suppress(ValueError):
             ip_address(self._host.host)
             return self._host.host if is_this_machine(self._host.host) else ""
         return ""
 
     def _networks(self) -> list[Network] | None:
-        """Return the networks whose compiles are taken; None where only the private ones are known.
+        """Return the networks to accept compiles from; None allows all private networks.
 
-        Raises `RunError` where `--allow` names none of the farm's.
+        Raises `RunError` if `--allow` and the farm's networks have nothing in common.
         """
         wanted: list[Network] | None = self._options.allow
         try:
@@ -239,18 +237,18 @@ class Enabling:
                 answer = server.ask("networks").items("networks")
             farm = sorted(map(ip_network, answer), key=str)
         except NotProven as error:
-            # Whoever says there whom to compile for may be anybody.
+            # An unproven server must not choose the networks that may run compilers here.
             raise RunError(f"{self._host} was not enabled: {error}") from None
         except (Unreachable, Refused, ValueError):
             return wanted
         common = farm if wanted is None else _intersection(wanted, farm)
         if not common:
             names = ", ".join(map(str, farm)) or "none"
-            raise RunError(f"--allow leaves out all of the farm's networks, which are {names}")
+            raise RunError(f"--allow excludes all of the farm's networks, which are {names}")
         return common
 
     def _check_port(self) -> None:
-        # distccd would say so too, but not what to do about it.
+        # distccd reports this too, but not what to do about it.
         family = socket.AF_INET6 if ":" in self._own_address else socket.AF_INET
         with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -259,12 +257,12 @@ class Enabling:
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise RunError(
-                        f"port {self._host.port} cannot be had ({os.strerror(error.errno or 0)}); "
+                        f"cannot listen on port {self._host.port}: {error_text(error)}; "
                         "choose another with --port"
                     ) from None
                 raise RunError(
-                    f"port {self._host.port} is in use, perhaps by another distccd; stop that, "
-                    "or choose another port with --port"
+                    f"port {self._host.port} is in use, perhaps by another distccd; stop that "
+                    "program, or choose another port with --port"
                 ) from None
 
     def _await_listening(self, run: RunDirectory) -> None:
@@ -273,13 +271,13 @@ class Enabling:
         while run.running("distccd"):
             with contextlib.suppress(OSError):
                 socket.create_connection(address, timeout=1).close()
-                # Somebody listens. If distccd lost a race for the port, it has died of it.
+                # A program listens. If it is not distccd, distccd has ended with an error.
                 if run.running("distccd"):
                     return
             if time.monotonic() > deadline_s:
                 raise RunError(f"distccd does not listen after {START_PATIENCE_S:.0f} s")
             time.sleep(POLL_S)
-        words = run.last_words("distccd") or "it said nothing"
+        words = run.last_line("distccd") or "it printed nothing"
         raise RunError(f"distccd did not start: {words}")
 
     def _loadavg_command(self, distccd_pid: int) -> list[str]:
@@ -300,15 +298,15 @@ class Enabling:
             command += ["--compiler", name]
         if options.procfs is None:
             return [*command, "--distccd-pid", str(distccd_pid)]
-        # Another machine's /proc does not know this machine's processes.
+        # The emulated machine's /proc does not have this machine's processes.
         return [*command, "--procfs", str(options.procfs.resolve())]
 
     def _start_loadavg(self, run: RunDirectory, command: list[str]) -> str:
-        """Start loadavg; return the line that says what came of the registration.
+        """Start loadavg; return the line for the user about the registration.
 
-        It is loadavg that registers the host, now and whenever it connects. A second registration
-        from here was rejected: a `disable-host` soon after could be undone by loadavg's, still on
-        its way.
+        Only loadavg registers the host, now and whenever it connects. A second registration from
+        here was rejected: loadavg's own, still on its way, could undo a `disable-host` that
+        follows soon.
 
         Raises `RunError` and `Refused`.
         """
@@ -325,18 +323,18 @@ class Enabling:
             else:
                 line = format_line("away", reason="host-server has not answered yet")
         if not line:
-            words = run.last_words("loadavg") or "it said nothing"
+            words = run.last_line("loadavg") or "it printed nothing"
             raise RunError(f"loadavg did not start: {words}")
         message = parse_line(line.removesuffix(b"\n"))
         if message.verb == "error":
             raise Refused(f"{self._host} was refused: {message.text('reason')}")
         if message.verb == "away":
             reason = message.text("reason")
-            return f"{self._host} is enabled, and registers itself once it can: {reason}"
+            return f"{self._host} is enabled, but not registered yet: {reason}"
         return added(self._host, message) + self._too_many(message.integer("slots", 0))
 
     def _too_many(self, granted: int) -> str:
-        """Return what is to be said where hosts-info gives the host more slots than distccd has."""
+        """Return a warning if hosts-info gives the host more slots than distccd has."""
         slots = self._options.slots
         return f", but its distccd has {slots}: use --slots {granted}" if granted > slots else ""
 
@@ -355,7 +353,7 @@ def _disable(options: argparse.Namespace) -> str:
 
 
 def _drain(host: Address, options: argparse.Namespace, run: RunDirectory) -> str:
-    """Wait until the host has no leases, at most the grace; return what is to be said about it."""
+    """Wait until the host has no leases, for at most `--grace`; return what to add to the line."""
     left, failures = 0, []
     draining: list[Connection] = []
     key_file = options.key_file or run.remembered("key-file")
@@ -364,7 +362,7 @@ def _drain(host: Address, options: argparse.Namespace, run: RunDirectory) -> str
     except ValueError as error:
         return f", without waiting for its compiles: {error}"
     with contextlib.ExitStack() as stack:
-        # None of them is to give it out, and then all are waited for.
+        # First tell every server to grant no more leases, then wait for all of them.
         for candidate in candidates:
             try:
                 server = stack.enter_context(
@@ -376,7 +374,7 @@ def _drain(host: Address, options: argparse.Namespace, run: RunDirectory) -> str
             except Unreachable as error:
                 failures.append(str(error))
             except Refused as error:
-                failures.append(f"the server refused that: {error}")
+                failures.append(f"the server refused: {error}")
         for server in draining:
             try:
                 left += server.answer(options.grace + START_PATIENCE_S).integer("leases", 0)
@@ -386,9 +384,8 @@ def _drain(host: Address, options: argparse.Namespace, run: RunDirectory) -> str
         return f", without waiting for its compiles: {'; '.join(failures)}"
     if not left:
         return ""
-    late = "a compile" if left == 1 else f"{left} compiles"
-    goes = "goes" if left == 1 else "go"
-    return f"; {late} that ran for too long {goes} elsewhere"
+    late = "1 compile" if left == 1 else f"{left} compiles"
+    return f"; {late} did not end in time, and will run elsewhere"
 
 
 def _stop(run: RunDirectory) -> None:
@@ -403,7 +400,7 @@ def _stop(run: RunDirectory) -> None:
 def _environment() -> dict[str, str]:
     environment = dict(os.environ)
     if os.geteuid() == 0:
-        # distccd becomes another user, who could not write to root's own.
+        # distccd becomes another user, who cannot write to root's own directory.
         environment.pop("TMPDIR", None)
     return environment
 
@@ -417,12 +414,12 @@ def _cpus(procfs: Path | None) -> int:
 
 
 def _intersection(some: Sequence[Network], others: Sequence[Network]) -> list[Network]:
-    """Return the networks that are in one of `some` and in one of `others`."""
+    """Return the networks that are part of one of `some` and of one of `others`."""
     common = set()
     for one in some:
         for other in others:
             if one.version == other.version and one.overlaps(other):
-                # Of two networks that overlap, one lies within the other.
+                # If two networks overlap, one contains the other.
                 common.add(max(one, other, key=lambda network: network.prefixlen))
     return sorted(common, key=str)
 
@@ -434,12 +431,10 @@ def _add_host_options(parser: Parser) -> None:
         type=host_address,
         default=this_host(),
         metavar="HOST",
-        help="the name of this machine in the farm (default: its host name)",
+        help="name of this machine in the farm (default: its host name)",
     )
     parser.add_argument("--port", type=_port, metavar="P", help="distccd's port (default: 3632)")
-    parser.add_argument(
-        "--run-dir", type=Path, metavar="DIR", help="where pids and logs are kept meanwhile"
-    )
+    parser.add_argument("--run-dir", type=Path, metavar="DIR", help="directory for pids and logs")
 
 
 def host_of(options: argparse.Namespace) -> Address:

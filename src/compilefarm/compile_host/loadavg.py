@@ -1,15 +1,17 @@
-"""loadavg: reports a machine's load to every host-server, for as long as it runs.
+"""loadavg: reports a machine's load to every host-server, until it is ended.
 
-It samples twice a second and reports when something changed, every two seconds anyway, on one
-lasting connection to each server of the list: so that any of them can take over from another. A
-server that is away is tried again for ever, about every second: it must have its hosts back within
-two seconds of its start, however long it was away, and a question to a port that nobody listens on
-is next to nothing. A server that says no is told of once and tried slowly, because somebody has to
-change something first. It keeps nothing that must be saved, so it ends by ending: a thread waits
-for the signal, because a name server that does not answer can hold up another for half a minute.
+It samples the load twice a second. It reports when something has changed, and at least every two
+seconds. It keeps one connection to each server in the list, so that any of them can take over. If a
+server does not answer, loadavg tries again about every second, without end. A server must have its
+hosts back within two seconds of its start, and a connection to a closed port costs next to nothing.
+If a server refuses the host, loadavg says so once and tries rarely, because a person has to change
+something first.
 
-Each server has a thread and a meter of its own. To share one meter was rejected: what a report says
-is measured since the report before, and that was at another time for each server.
+loadavg has no state to save, so a signal ends it at once. A thread of its own waits for the signal,
+because a name server that does not answer can block another thread for half a minute.
+
+Each server has its own thread and its own meter. A shared meter was rejected: a report covers the
+time since the last report, and that differs between servers.
 
 This module must not know how load is measured (load.py), nor what the server does with it.
 """
@@ -46,9 +48,9 @@ from compilefarm.protocol.ports import Port
 from compilefarm.protocol.wire import format_line
 
 SAMPLE_S = 0.5
-# Long enough to see ten ticks of a CPU's clock, short enough not to be waited for.
+# Long enough for ten ticks of the CPU clock, and short enough not to be noticed.
 FIRST_WINDOW_S = 0.1
-# Between two tries with a server that is away, and with one that refused.
+# Pauses before the next connection: to a server that does not answer, and to one that refused.
 PAUSE_FIRST_S = 0.5
 PAUSE_S = 1.2
 PAUSE_REFUSED_S = 30.0
@@ -61,29 +63,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser("loadavg", "Report this machine's load to host-server, until ended.")
     parser.add_argument(
         "--host", type=host_address, default=this_host(), metavar="HOST[:PORT]",
-        help="whom the reports are about, and distccd's port there (default: this machine, 3632)",
+        help="the host to report on, and its distccd's port (default: this machine, 3632)",
     )  # fmt: skip
     parser.add_argument(
         "--interval", type=positive_number, default=2.0, metavar="SECONDS",
         help="longest time between two reports (default: 2)",
     )  # fmt: skip
-    parser.add_argument(
-        "--procfs", type=directory, metavar="DIR", help="read this directory instead of /proc"
-    )
+    parser.add_argument("--procfs", type=directory, metavar="DIR", help="read DIR instead of /proc")
     parser.add_argument(
         "--distccd-pid", type=_pid, metavar="PID",
-        help="the distccd whose process tree is the farm's own load",
+        help="the distccd whose processes are the farm's own load",
     )  # fmt: skip
     parser.add_argument(
         "--register", action="store_true",
-        help="say on each connection that the host is available, with the four options below",
+        help="register the host on each connection, with the options below",
     )  # fmt: skip
     parser.add_host_words()
     parser.add_key_file()
     parser.add_argument(
         "--announce",
         action="store_true",
-        help="print one line of the protocol: what the first server to take the host answered",
+        help="print one line of the protocol: the answer of the first server that accepts the host",
     )
     parser.add_argument("--once", action="store_true", help="make one report and end")
     parser.add_argument("--verbose", action="store_true", help="print what is sent and received")
@@ -93,19 +93,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _report_to_all(options: argparse.Namespace, candidates: Sequence[Address]) -> int:
     """Report for ever, or to each server once with `--once`; return the exit status."""
-    told = _Told(options, servers=len(candidates))
-    first, *others = [Reporter(options, server, told) for server in candidates]
+    output = _Output(options, servers=len(candidates))
+    first, *others = [Reporter(options, server, output) for server in candidates]
     threads = [threading.Thread(target=reporter.run, daemon=True) for reporter in others]
     for thread in threads:
         thread.start()
     first.run()
     for thread in threads:
         thread.join()
-    return 0 if told.taken else 1
+    return 0 if output.report_accepted else 1
 
 
-class _Told:
-    """What the user was told already, by whichever reporter."""
+class _Output:
+    """Prints for all reporters: each complaint once, and the announcement once."""
 
     def __init__(self, options: argparse.Namespace, servers: int) -> None:
         self._announces: bool = options.announce
@@ -114,7 +114,7 @@ class _Told:
         self._complaints: set[str] = set()
         self._refusal = b""
         self._lock = threading.Lock()
-        self.taken = False  # some server took a report
+        self.report_accepted = False  # by any server
 
     def say(self, text: str) -> None:
         if self._verbose:
@@ -128,17 +128,20 @@ class _Told:
         complain("loadavg", text)
 
     def forget(self, text: str) -> None:
-        """Let a complaint be made again: what it was about has come to its end."""
+        """Let a complaint be printed again, because its cause had ended."""
         with self._lock:
             self._complaints.discard(text)
 
     def accepted(self, line: bytes) -> None:
-        """Announce what a server answered."""
+        """Announce a server's answer."""
         with self._lock:
             self._announce(line)
 
     def failed(self, line: bytes) -> None:
-        """Take note of what a first try came to; announce the worst when all of them failed."""
+        """Record a server's first failure; announce one if every server's first try failed.
+
+        A refusal takes precedence.
+        """
         with self._lock:
             self._untried -= 1
             if line.startswith(b"error"):
@@ -149,31 +152,31 @@ class _Told:
     def _announce(self, line: bytes) -> None:
         if self._announces:
             self._announces = False
-            with contextlib.suppress(OSError):  # whoever wanted to know may have gone
+            with contextlib.suppress(OSError):  # the reader may have gone
                 os.write(sys.stdout.fileno(), line)
-            # Who waits for the end of the output must not wait for ours.
+            # The reader waits for the end of this output, so close it.
             os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
 
 class Reporter:
     """Sends one host's reports to one server."""
 
-    def __init__(self, options: argparse.Namespace, server: Address, told: _Told) -> None:
+    def __init__(self, options: argparse.Namespace, server: Address, output: _Output) -> None:
         self._options = options
         self._host: Address = options.host
         self._server = server
-        self._told = told
+        self._output = output
         machine = this_machine(options.procfs)
         self._tree = None
         if options.distccd_pid is not None:
-            self._tree = ProcessTree(machine, options.distccd_pid, complain=told.complain_once)
+            self._tree = ProcessTree(machine, options.distccd_pid, complain=output.complain_once)
         self._meter = Meter(
             machine,
             self._tree,
             expected_cpus=options.slots or available_cpus(),
-            complain=told.complain_once,
+            complain=output.complain_once,
         )
-        self._outage: set[str] = set()  # complaints that may come again after the server did
+        self._outage: set[str] = set()  # complaints to print again in the next outage
         self._connected = False
         self._was_connected = False
 
@@ -187,20 +190,20 @@ class Reporter:
                 self._report()
                 return
             except Refused as error:
-                self._told.complain_once(f"{self._server} refuses {self._host}: {error}")
+                self._output.complain_once(f"{self._server} refuses {self._host}: {error}")
                 outcome = format_line("error", reason=error)
                 pause_s = PAUSE_REFUSED_S
             except Unreachable as error:
                 self._outage.add(str(error))
-                self._told.complain_once(str(error))
+                self._output.complain_once(str(error))
                 outcome = format_line("away", reason=error)
                 pause_s = PAUSE_FIRST_S if self._connected else min(2 * pause_s, PAUSE_S)
             if not tried:
                 tried = True
-                self._told.failed(outcome)
+                self._output.failed(outcome)
             if self._options.once:
                 return
-            # Hosts that lost the same server must not come back in the same instant.
+            # Hosts that lost the same server must not all come back at the same moment.
             time.sleep(pause_s * random.uniform(0.5, 1.0))
 
     def _report(self) -> None:
@@ -216,23 +219,23 @@ class Reporter:
                     "add", host=self._host.host, port=self._host.port, **words, returning=returning
                 )
                 answer = server.answer()
-                self._was_connected = True  # from now on it may have leases
+                self._was_connected = True  # from now on the host may have leases
                 if answer.text("mode", "dedicated") != "dedicated" and self._tree is not None:
-                    lower(self._tree)  # the owner's, and where hosts-info alone says so too
-                self._told.say(f"registered: {answer.words}")
-                self._told.accepted(format_line(answer.verb, **answer.words))
+                    lower(self._tree)  # enable-host has not if only hosts-info makes it a desktop
+                self._output.say(f"registered: {answer.words}")
+                self._output.accepted(format_line(answer.verb, **answer.words))
                 if answer.text("available") == "no":
-                    self._told.complain_once(
-                        f"{self._server} leaves {self._host} out, because it was removed; "
-                        "addhost brings it in again"
+                    self._output.complain_once(
+                        f"{self._server} does not use {self._host}, because it was removed; "
+                        "run addhost to add it again"
                     )
             time.sleep(max(0.0, began_s + FIRST_WINDOW_S - time.monotonic()))
             last = self._send(server, self._meter.read(time.monotonic()), returning)
             server.answer()
-            self._told.accepted(format_line("ok"))
-            self._told.taken = self._connected = self._was_connected = True
+            self._output.accepted(format_line("ok"))
+            self._output.report_accepted = self._connected = self._was_connected = True
             for complaint in self._outage:
-                self._told.forget(complaint)
+                self._output.forget(complaint)
             self._outage.clear()
             if self._options.once:
                 return
@@ -240,11 +243,11 @@ class Reporter:
             while True:
                 message = server.receive(min(SAMPLE_S, self._options.interval))
                 if message is not None:
-                    self._told.say(f"received {message.verb}")
+                    self._output.say(f"received {message.verb}")
                     continue
                 now_s = time.monotonic()
                 report = self._meter.read(now_s)
-                # Half a sample early rather than half a sample late.
+                # Report up to half a sample early rather than late.
                 due = now_s - sent_s + SAMPLE_S / 2 >= self._options.interval
                 if due or report.news_since(last):
                     last = self._send(server, report)
@@ -256,7 +259,7 @@ class Reporter:
             "load", host=self._host.host, port=self._host.port, **words, returning=returning
         )
         self._meter.begin_window()
-        self._told.say("load " + " ".join(f"{key}={word}" for key, word in words.items()))
+        self._output.say("load " + " ".join(f"{key}={word}" for key, word in words.items()))
         return report
 
 

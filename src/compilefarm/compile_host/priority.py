@@ -1,17 +1,17 @@
-"""The lowest priority that a system has, for distccd on somebody's desktop.
+"""Gives distccd on a desktop the lowest priority that the system has.
 
-Niceness alone is not enough: at 19 a compiler still gets a few per cent of a CPU that its owner
-wants, and a reader of the same disk gets half of it. So distccd runs as SCHED_IDLE too, which gets
-a CPU that nobody else wants, and with idle I/O. None of this needs rights, and none of it can be
-taken back without them, so it is done to distccd and never to ourselves.
+Niceness alone is not enough. At 19 a compiler still gets a few per cent of a CPU that the owner
+wants, and half of the disk's bandwidth. So distccd also gets SCHED_IDLE, which runs only on a CPU
+that is otherwise idle, and idle I/O priority. All of this works without privileges, but undoing it
+needs them. So it is done to distccd, and never to this process.
 
-Nor is that enough on a desktop. Linux shares a CPU between sessions first, evenly, and looks at
-priorities only within each (autogroup); distccd leads a session of its own, and so would get half
-of a CPU that its owner's program wants, SCHED_IDLE or not. That was measured. So the session as a
-whole is made as nice as can be, too. Where systemd puts programs in control groups with weights,
-these play that part, and watch-ssaver's unit has the least.
+On a desktop this is still not enough. Linux first divides a CPU evenly between sessions, and looks
+at priorities only within each session (autogroup). distccd leads its own session, so it would get
+half of a CPU that the owner's program wants, even with SCHED_IDLE; this was measured. So the whole
+session gets the highest niceness too. If systemd puts programs into control groups with weights,
+these decide instead of autogroups, and watch-ssaver's unit has the lowest weight.
 
-Children inherit all of it, so it is done root first, and once for those who were there before.
+Children inherit all of it. So the root comes first, and then the processes that exist already.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SESSION_PAUSE_S = 0.11
 
 
 def lower(tree: ProcessTree) -> None:
-    """Give the processes of a tree, and all that they will start, the lowest priority."""
+    """Give the lowest priority to the processes of a tree and to all that they will start."""
     done: set[int] = set()
     while True:
         try:
@@ -49,22 +49,22 @@ def _lower_session(pid: int) -> None:
     for _ in range(SESSION_TRIES):
         try:
             Path(f"/proc/{pid}/autogroup").write_text(str(NICEST))
-        except BlockingIOError:  # the kernel takes one every tenth of a second, of all users
+        except BlockingIOError:  # the kernel accepts one change per 0.1 s, from all users together
             time.sleep(SESSION_PAUSE_S)
         except OSError:
-            return  # this system has no such groups
+            return  # this system has no autogroups
         else:
             return
 
 
 def _lower(pid: int) -> None:
-    # Whatever a system does not have, or a process that has ended, is none of our business.
+    # The system may lack the call, and the process may have ended: neither matters.
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, pid, NICEST)
     if hasattr(os, "SCHED_IDLE"):
         with contextlib.suppress(OSError):
             os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
-    import psutil  # takes longer to import than the programs of a dedicated host take to start
+    import psutil  # late, because the import takes longer than a dedicated host's programs to start
 
     with contextlib.suppress(psutil.Error, OSError, AttributeError):
         psutil.Process(pid).ionice(psutil.IOPRIO_CLASS_IDLE)

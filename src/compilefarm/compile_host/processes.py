@@ -1,45 +1,42 @@
-"""distccd's process tree: who is in it, and how much CPU time it has used.
+"""distccd's process tree: its processes, and the CPU time that they have used.
 
-A farm's own work and everybody else's are told apart by what distccd's tree used, and most of that
-is used by compilers that live for a tenth of a second. Summing what the living processes use loses
-those that died since the last reading; counting the dead as well counts them twice. What is exact
-follows from how a Unix keeps the books:
+The CPU time of distccd's tree tells the farm's own work from all other work. Most of it is used by
+compilers that live for a tenth of a second. A sum over the living processes misses those that have
+ended since the last reading, and adding the ended ones counts them twice. The exact sum follows
+from how Unix accounts for CPU time:
 
     total(p)  =  CPU time of p itself  +  total of every child that p has waited for
 
-The second part is what /proc calls cutime and cstime. When a parent q waits for a dead child c,
-total(c) moves into q and c disappears; until then c is a zombie and still has its own line. So
-every tick is in exactly one place, and the sum of total(p) over the tree at any moment is all that
-the tree ever used, whoever has died meanwhile. What was used between two readings is the
-difference of two sums. Grouped by the processes r that are there at the second reading, and with
-`before` 0 for a new process:
+/proc calls the second part cutime and cstime. When a parent q waits for an ended child c, total(c)
+moves into q and c disappears. Until then c is a zombie, which still has its own line. So each tick
+is in exactly one place. The sum of total(p) over the tree is all the CPU time that the tree has
+ever used. The CPU time used between two readings is the difference of two sums. Grouped by the
+processes r of the second reading, with `before` 0 for a new process:
 
-    used  =  Σ_r  own(r) − own_before(r)  +  [ waited(r) − waited_before(r) − buried(r) ]
+    used  =  Σ_r  own(r) − own_before(r)  +  [ waited(r) − waited_before(r) − reaped(r) ]
 
-where buried(r) is what the processes that vanished since had used before, each counted at its
-nearest ancestor that is still there: it is part of what r's waiting brought, and was counted last
-time.
+where reaped(r) is the CPU time that the processes which have vanished had used before the first
+reading. Each counts at its nearest ancestor that still exists: it is in that ancestor's `waited`
+now, and was counted in the first reading.
 
-Two things can break the sum, and each is dealt with in its place:
+Two things can break the sum:
 
-- A process whose parent died first is waited for by init, and its total leaves the tree. Then the
-  square bracket of one r comes out too small, possibly negative. It is taken as 0 there and then,
-  so that one killed compile cannot hide what all others used; no more is lost than what that
-  compile used since the last reading. A whole tree that is orphaned stays in the sum through its
-  session: distccd leads one.
-- A reading takes time, and a child that is waited for meanwhile is seen in both places or in
-  neither. So the tree is read until two readings in a row agree on who is there and what each has
-  waited for: then nobody was buried between the first's end and the second's beginning, nor during
-  either's overlap.
+- If a process's parent dies first, init waits for the process, and its total leaves the tree. Then
+  the square bracket of one r is too small, perhaps negative. A negative bracket counts as 0, so one
+  killed compile cannot hide the CPU time of all others. At most the CPU time of that compile since
+  the last reading is lost. If a whole subtree is orphaned, it stays in the sum through its session,
+  which distccd leads.
+- A reading takes time. A child that its parent waits for meanwhile is seen in both places, or in
+  neither. So the tree is read until two consecutive readings have the same processes with the same
+  `waited`. Then nothing was reaped between or during the two.
 
-A control group of distccd's own would count the same with one file, and was rejected because it
-needs root or a delegating systemd, and because distccd may already be running.
+A control group for distccd would give the same number in one file. It was rejected because it needs
+root or a systemd that delegates, and because distccd may already be running.
 
-Whoever is neither in the tree nor its descendant never will be, so a stranger's line is read once
-and not again: on a desktop with a thousand processes that is the difference between a noticeable
-program and none.
+A process outside the tree can never enter it, so it is read only once. On a desktop with a thousand
+processes, that makes the difference between noticeable CPU use and none.
 
-This module must not know what the CPU time is for, nor of the machine as a whole.
+This module must not know what the CPU time is for, nor anything of the machine as a whole.
 """
 
 from __future__ import annotations
@@ -52,17 +49,17 @@ READINGS_MAX = 5
 
 
 class Unreadable(Exception):
-    """Something that the system should tell cannot be read; the text says what and why."""
+    """A fact cannot be read from the system; the text says which and why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
     """One process at one moment.
 
-    `started_s` is when it began, on a clock of the system's own: with the pid it names the process
-    for ever. `own_cpu_s` is CPU time that it used itself, `waited_cpu_s` the total of the children
-    that it has waited for. `state` is the letter that ps shows, `resident_mb` the memory that it
-    holds.
+    `started_s` is its start time on a clock of the system's own. With the pid it identifies the
+    process for ever. `own_cpu_s` is the CPU time that it used itself; `waited_cpu_s` is the total
+    of the children that it has waited for. `state` is the letter that ps shows. `resident_mb` is
+    its resident memory in MiB.
     """
 
     pid: int
@@ -76,38 +73,39 @@ class Process:
 
     @property
     def gone(self) -> bool:
-        """Whether it has ended, and only its books are left."""
+        """Whether the process has ended, and only its accounts are left."""
         return self.state in "ZX"
 
     @property
     def stopped(self) -> bool:
-        """Whether somebody stopped it, with SIGSTOP or a debugger."""
+        """Whether the process is stopped, by SIGSTOP or a debugger."""
         return self.state in "Tt"
 
     @property
     def total_cpu_s(self) -> float:
-        """All CPU time that is written down here."""
+        """All CPU time in the accounts of this process."""
         return self.own_cpu_s + self.waited_cpu_s
 
 
 class ProcessSource(Protocol):
-    """Where processes are read from."""
+    """A source of processes, such as /proc."""
 
     def pids(self) -> list[int]:
-        """Return the ids of all processes; raise `Unreadable`."""
+        """Return the ids of all processes; raises `Unreadable`."""
 
     def process(self, pid: int) -> Process | None:
-        """Return one process, None where there is none; raise `Unreadable`."""
+        """Return one process, or None if it does not exist; raises `Unreadable`."""
 
 
 Tree = Mapping[int, Process]
 
 
 class ProcessTree:
-    """The processes below one root, the root included, and those left in the session that it led.
+    """The processes of one root: itself, its descendants, and those left in the session it led.
 
-    `started_s` guards against a recycled pid: a root with another start time is not there.
-    Without it, the first process that is found under the pid is the root.
+    `started_s` guards against a recycled pid: a root with another start time does not count.
+    Without it, the first process found under the pid is the root. `complain` gets a line for each
+    process that cannot be read.
     """
 
     def __init__(
@@ -122,13 +120,13 @@ class ProcessTree:
         self._source = source
         self._started_s = started_s
         self._complain = complain
-        self._strangers: set[int] = set()
+        self._outside: set[int] = set()  # processes that are not in the tree, so never will be
 
     def read(self) -> Tree:
         """Return the processes of the tree by pid, as they were at one moment.
 
-        A process that cannot be read is left out and complained about; raises `Unreadable` where
-        the list of processes cannot be read.
+        A process that cannot be read is left out and complained about. Raises `Unreadable` if the
+        list of processes cannot be read.
         """
         tree = self._read_once()
         for _ in range(READINGS_MAX - 1):
@@ -145,37 +143,37 @@ class ProcessTree:
 
     def _read_once(self) -> Tree:
         pids = set(self._source.pids())
-        self._strangers &= pids
+        self._outside &= pids
         seen = {
             pid: process
-            for pid in pids - self._strangers
+            for pid in pids - self._outside
             if (process := self._process(pid)) is not None
         }
         members: dict[int, Process] = {}
         root = seen.get(self.root_pid)
         if root is not None and not self._is_root(root):
-            # A pid is not given to a new process while anybody is left in the session of that
-            # name.
+            # The pid was recycled. The kernel does not reuse a pid while its session has members,
+            # so the tree is empty.
             return members
-        unsettled = list(seen.values())
-        while unsettled:
+        unplaced = list(seen.values())
+        while unplaced:
             later = []
-            for process in unsettled:
+            for process in unplaced:
                 if (
                     process.pid == self.root_pid
                     or process.parent in members
                     or process.session == self.root_pid
                 ):
                     members[process.pid] = process
-                elif process.parent == 0 or process.parent in self._strangers:
-                    self._strangers.add(process.pid)
+                elif process.parent == 0 or process.parent in self._outside:
+                    self._outside.add(process.pid)
                 else:
                     later.append(process)
-            # What is left when nothing moves hangs on a parent that came or went while the list
-            # was read; it is looked at again next time.
-            if len(later) == len(unsettled):
+            # If no process could be placed, the parents of the rest came or went during the
+            # reading. The next reading looks at them again.
+            if len(later) == len(unplaced):
                 break
-            unsettled = later
+            unplaced = later
         return members
 
     def _is_root(self, process: Process) -> bool:
@@ -193,10 +191,10 @@ class ProcessTree:
 
 
 def compiles(tree: Tree, root_pid: int) -> int:
-    """Return how many compiles run in distccd's tree: its children that have a child of their own.
+    """Return the number of compiles in distccd's tree: its children that have a child of their own.
 
-    distccd starts its children in advance, and each runs one compiler at a time. One that receives
-    a source or sends an object is not counted, nor what a compiler starts.
+    distccd starts its children in advance, and each runs one compiler at a time. A child that
+    receives a source or sends an object is not counted, and neither is what a compiler starts.
     """
     return len(
         {
@@ -220,7 +218,7 @@ def _agree(one: Tree, other: Tree) -> bool:
 
 
 def cpu_used_s(before: Tree, after: Tree) -> float:
-    """Return the CPU seconds that a tree used between two readings, never negative."""
+    """Return the CPU seconds that a tree has used between two readings, never negative."""
 
     def there(process: Process | None) -> bool:
         return (
@@ -229,7 +227,7 @@ def cpu_used_s(before: Tree, after: Tree) -> float:
             and after[process.pid].started_s == process.started_s
         )
 
-    buried_s: dict[int, float] = {}
+    reaped_s: dict[int, float] = {}
     for process in before.values():
         if there(process):
             continue
@@ -237,7 +235,7 @@ def cpu_used_s(before: Tree, after: Tree) -> float:
         while ancestor is not None and not there(ancestor):
             ancestor = before.get(ancestor.parent)
         if ancestor is not None:
-            buried_s[ancestor.pid] = buried_s.get(ancestor.pid, 0.0) + process.total_cpu_s
+            reaped_s[ancestor.pid] = reaped_s.get(ancestor.pid, 0.0) + process.total_cpu_s
 
     used_s = 0.0
     for pid, process in after.items():
@@ -246,5 +244,5 @@ def cpu_used_s(before: Tree, after: Tree) -> float:
             used_s += process.total_cpu_s
             continue
         used_s += max(0.0, process.own_cpu_s - earlier.own_cpu_s)
-        used_s += max(0.0, process.waited_cpu_s - earlier.waited_cpu_s - buried_s.get(pid, 0.0))
+        used_s += max(0.0, process.waited_cpu_s - earlier.waited_cpu_s - reaped_s.get(pid, 0.0))
     return used_s

@@ -1,13 +1,13 @@
-"""The run directory of an enabled host: its lock, and the programs that were started for it.
+"""The run directory of an enabled host: its lock, and the programs started for it.
 
-One directory for each HOST:PORT, so that several hosts can be enabled on one machine. It holds a
-program's log and a file with its pid and the time it began: a pid alone may be somebody else's by
-now, and what is written there will be killed. For the same reason a directory that others can
-write to is not trusted.
+There is one directory per HOST:PORT, so several hosts can be enabled on one machine. For each
+program it holds a log, and a file with the pid and the start time. A pid alone may belong to
+another process by now, and we kill the process that the file names. For the same reason, a
+directory that others can write to is not trusted.
 
-The directory itself is the lock. A lock file would have to stay behind, or be deleted, and
-deleting one is a race; here whoever waited for a directory that is gone meanwhile sees so and
-begins again.
+The directory itself is the lock. A lock file would have to stay behind or be deleted, and deleting
+one is a race. After waiting for a directory that was removed meanwhile, a process notices that and
+starts again.
 
 This module must not know what the programs are for.
 """
@@ -27,21 +27,22 @@ from pathlib import Path
 
 from compilefarm.compile_host.load.machine import Machine
 from compilefarm.compile_host.processes import Process, ProcessTree, Unreadable
+from compilefarm.programs.error_text import error_text
 
-# What a program gets to end by itself before it is killed, and what the kernel gets after that.
+# The time a program gets to end on SIGTERM, and the time the kernel gets to kill it.
 END_PATIENCE_S = 2.0
 KILL_PATIENCE_S = 2.0
 POLL_S = 0.01
 
 
 class RunError(Exception):
-    """The run directory or a program in it is not as it must be; the text says what to do."""
+    """The run directory or a program in it is unusable; the text says what to do."""
 
 
 def default_base() -> Path:
-    """Return where run directories are unless told otherwise.
+    """Return the directory of the run directories, without `--run-dir`.
 
-    That is /run/compilefarm for root, else compilefarm in XDG_RUNTIME_DIR, else a directory of the
+    It is /run/compilefarm for root, else compilefarm in XDG_RUNTIME_DIR, else a directory of the
     user's own in the temporary directory.
     """
     if os.geteuid() == 0 and Path("/run").is_dir():
@@ -55,10 +56,10 @@ def default_base() -> Path:
 def locked(
     base: Path | None, name: str, machine: Machine, *, create: bool, wait: bool = True
 ) -> Iterator[RunDirectory | None]:
-    """Hold the run directory `name` for as long as the block runs; wait for whoever has it.
+    """Lock the run directory `name` while the block runs; wait for a process that has the lock.
 
-    Without `create`, yields None where there is none, and without `wait`, where somebody has it.
-    Raises `RunError`.
+    Yields None if there is no such directory and `create` is false, or if another process has the
+    lock and `wait` is false. Raises `RunError`.
     """
     where = base or default_base()
     descriptor = _lock(where, where / name, create=create, wait=wait)
@@ -68,7 +69,7 @@ def locked(
     try:
         yield RunDirectory(where / name, machine)
     finally:
-        # Both fail where something is left: this host's programs, or another host's directory.
+        # Either fails if the directory is not empty: programs of this host, or another host.
         with contextlib.suppress(OSError):
             (where / name).rmdir()
             if base is None:
@@ -87,10 +88,10 @@ def _lock(base: Path, path: Path, *, create: bool, wait: bool) -> int | None:
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except FileNotFoundError:
             if create:
-                continue  # whoever had it last has just removed it
+                continue  # the last holder has just removed it
             return None
         except OSError as error:
-            raise RunError(f"{path}: {_words(error)}; choose another with --run-dir") from None
+            raise RunError(f"{path}: {error_text(error)}; choose another with --run-dir") from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             with contextlib.suppress(FileNotFoundError):
@@ -111,7 +112,7 @@ def _check_private(directory: Path) -> None:
         raise RunError(f"{directory} is not a directory; choose another with --run-dir")
     if status.st_uid != os.geteuid() or status.st_mode & 0o022:
         raise RunError(
-            f"{directory} is not yours alone, so others could choose what is killed; "
+            f"others can write to {directory}, so they could choose what is killed; "
             "choose another with --run-dir"
         )
 
@@ -119,10 +120,10 @@ def _check_private(directory: Path) -> None:
 def started_tree(
     base: Path | None, name: str, program: str, machine: Machine
 ) -> ProcessTree | None:
-    """Return the processes of what was started as `program` in the run directory `name`.
+    """Return the processes of a program started in the run directory `name`; None if none was.
 
-    None where there is none. Nobody is kept from that directory meanwhile, so the program may be
-    ended, or another started, at any time. Raises `RunError`.
+    This takes no lock, so the program may be ended, or started again, at any time. Raises
+    `RunError`.
     """
     where = base or default_base()
     try:
@@ -133,7 +134,7 @@ def started_tree(
 
 
 class RunDirectory:
-    """A run directory that is locked, and the programs that it tells of."""
+    """A locked run directory, and the programs that it records."""
 
     def __init__(self, path: Path, machine: Machine) -> None:
         self.path = path
@@ -154,7 +155,7 @@ class RunDirectory:
     ) -> Process:
         """Start a command in a session of its own; raises `RunError`.
 
-        What it says goes to the log, or, errors excepted, to the descriptor `output`.
+        Its output goes to the log. With a descriptor `output`, only its errors go to the log.
         """
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
         log = os.open(self.log(program), flags, mode=0o600)
@@ -171,14 +172,14 @@ class RunDirectory:
             )
             process = self._machine.process(started.pid)
             if process is None:
-                raise RunError(f"{program} (pid {started.pid}) cannot be seen")
+                raise RunError(f"{program} (pid {started.pid}) is not in the list of processes")
             self._file(program).write_text(f"{process.pid} {process.started_s}\n")
             return process
         except OSError as error:
-            raise RunError(f"{program} cannot be started: {_words(error)}") from None
+            raise RunError(f"cannot start {program}: {error_text(error)}") from None
         except BaseException:
             if started is not None:
-                started.kill()  # not written down, so nobody else would
+                started.kill()  # its pid is not recorded, so nothing else would end it
             raise
         finally:
             os.close(log)
@@ -186,8 +187,8 @@ class RunDirectory:
     def stop(self, program: str) -> None:
         """End a program with all its children, and forget it; raises `RunError` if it stays.
 
-        A program that is not running is only forgotten: what its children became cannot be told
-        from strangers.
+        If the program is not running, it is only forgotten: its children can no longer be told from
+        other processes.
         """
         tree = self.tree(program)
         if tree is not None and tree.root() is not None:
@@ -196,32 +197,32 @@ class RunDirectory:
         self.log(program).unlink(missing_ok=True)
 
     def log(self, program: str) -> Path:
-        """Return where a program's output goes."""
+        """Return the log file of a program."""
         return self.path / f"{program}.log"
 
-    def last_words(self, program: str) -> str:
-        """Return the last line of a program's output, empty where there is none."""
+    def last_line(self, program: str) -> str:
+        """Return the last line of a program's log, or "" if there is none."""
         with contextlib.suppress(OSError):
             lines = self.log(program).read_text(errors="replace").split("\n")
             return next((line.strip() for line in reversed(lines) if line.strip()), "")
         return ""
 
     def remember(self, key: str, text: str) -> None:
-        """Keep a text for as long as the directory is there; an empty one forgets it."""
+        """Store a text while the directory exists; an empty text removes it."""
         if text:
             (self.path / key).write_text(text)
         else:
             (self.path / key).unlink(missing_ok=True)
 
     def remembered(self, key: str) -> str:
-        """Return the text that was kept under `key`, empty where there is none."""
+        """Return the text stored under `key`, or ""."""
         try:
             return (self.path / key).read_text()
         except (OSError, UnicodeDecodeError):
             return ""
 
     def tree(self, program: str) -> ProcessTree | None:
-        """Return the processes of what was started as `program`, None where nothing was."""
+        """Return the processes of a program that was started here; None if it was not."""
         try:
             pid, started_s = self._file(program).read_text().split()
             return ProcessTree(self._machine, int(pid), float(started_s))
@@ -235,7 +236,7 @@ class RunDirectory:
 def _end(program: str, tree: ProcessTree) -> None:
     for number, patience_s in ((signal.SIGTERM, END_PATIENCE_S), (signal.SIGKILL, KILL_PATIENCE_S)):
         deadline_s = time.monotonic() + patience_s
-        told: set[int] = set()
+        signalled: set[int] = set()
         while True:
             try:
                 living = [process for process in tree.read().values() if not process.gone]
@@ -244,17 +245,13 @@ def _end(program: str, tree: ProcessTree) -> None:
             if not living:
                 return
             for process in living:
-                if process.pid not in told:
-                    told.add(process.pid)
+                if process.pid not in signalled:
+                    signalled.add(process.pid)
                     with contextlib.suppress(OSError):
                         os.kill(process.pid, number)
-                        # A stopped process hears nothing but SIGKILL until it goes on.
+                        # A stopped process handles only SIGKILL until it is resumed.
                         os.kill(process.pid, signal.SIGCONT)
             if time.monotonic() > deadline_s:
                 break
             time.sleep(POLL_S)
     raise RunError(f"{program} (pid {tree.root_pid}) does not end")
-
-
-def _words(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()

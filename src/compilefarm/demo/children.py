@@ -1,7 +1,7 @@
-"""What the demonstration starts: every program in a process group of its own, ended as a whole.
+"""Starts and ends the programs of the demonstration, each in a process group of its own.
 
-A group of its own also keeps Ctrl-C in the terminal from the programs, so that the demonstration
-can end them in order. This module must not know what the programs are.
+A group can be ended as a whole. It also does not get Ctrl-C from the terminal, so the demonstration
+can end its programs in order. This module must not know what the programs are.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 PATIENCE_S = 30.0
-STRAGGLERS_S = 3.0  # gethost gives its command two
+STRAGGLERS_S = 3.0  # gethost gives its command 2 s
 LOOK_S = 0.05
 
 Child = subprocess.Popen[str]
@@ -30,7 +30,7 @@ def start(
     errors: int | IO[str],
     directory: Path | None = None,
 ) -> Child:
-    """Start a program, which reads nothing; end it with `end`."""
+    """Start a program with no input; end it with `end`."""
     return subprocess.Popen(
         command,
         cwd=directory,
@@ -61,17 +61,17 @@ def run(
     try:
         output, errors = child.communicate(timeout=limit_s)
     except BaseException:
-        # Not at once with SIGKILL, as subprocess.run does: enable-host takes down what it began.
+        # subprocess.run would send SIGKILL at once; enable-host must undo what it began.
         end(child)
         raise
     return subprocess.CompletedProcess(command, child.returncode, output, errors)
 
 
 def end(child: Child) -> None:
-    """End a program, and what it started: kindly first, by force after a while."""
+    """End a program and its children: with SIGTERM first, and with SIGKILL after a while."""
     if child.poll() is not None:
         return
-    with contextlib.suppress(ProcessLookupError):  # which says that all are gone
+    with contextlib.suppress(ProcessLookupError):  # no process of the group is left
         os.killpg(child.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(PATIENCE_S)
@@ -84,5 +84,5 @@ def end(child: Child) -> None:
 
 
 def last_line(text: str) -> str:
-    """Return the last line of a program's words that is not empty."""
-    return (text.strip().splitlines() or ["it said nothing"])[-1]
+    """Return the last line of a program's output that is not empty."""
+    return (text.strip().splitlines() or ["it printed nothing"])[-1]

@@ -1,11 +1,11 @@
 """What the demonstration builds: libsodium, or a project of the user's own.
 
-libsodium is real C (over a hundred files), compiles in seconds, and its source comes with that of
-the Python package PyNaCl. So the only thing that must be reachable is what pip reaches anyway, by
-whatever mirror or proxy it is set up with; once fetched, it is kept, and no network is needed.
+libsodium is real C code with over a hundred files, and compiles in seconds. Its source is part of
+the source of the Python package PyNaCl. So the demonstration needs only pip, with whatever mirror
+or proxy it is set up for. The source is kept after the first run, and then needs no network.
 
-This module knows how a project is made ready, built and checked. It must not know of farms: the
-commands that go through one come in as arguments.
+This module knows how a project is prepared, built and checked. It must not know farms: the commands
+that use one are arguments.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ ARCHIVE_SHA256 = "8ac7448f09ab85811607bdd21ec2464495ac8b7c66d146bf545b0f08fb9220
 SODIUM = f"PyNaCl-{VERSION}/src/libsodium"
 FETCH_LIMIT_S = 120
 
-# pip prepares a package's metadata before it hands out its source, in an environment that it fills
-# with build tools first; half a minute for a file of 3 MB. With this in the place of those tools it
-# takes two seconds.
+# Before pip delivers a package's source, it builds the metadata, in an environment that it first
+# fills with build tools. That takes half a minute for a file of 3 MB. With this module in place of
+# those tools it takes two seconds.
 _METADATA_ONLY = f"""\
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def prepare_metadata_for_build_wheel(directory, config_settings=None):
     return metadata.parent.name
 """
 
-# Uses what was compiled, so that an object file that is there but wrong does not pass.
+# It calls the library, so it fails if an object file exists but is wrong.
 _CHECK = """\
 #include <sodium.h>
 #include <stdio.h>
@@ -70,41 +70,41 @@ int main(void)
 
 
 class ProjectError(Exception):
-    """The project cannot be had, made ready or built; the text is one line for the user."""
+    """The project cannot be fetched, prepared or built; the text is one line for the user."""
 
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """A directory in which `make` builds, and what it is called."""
+    """A directory in which `make` builds a project, and the project's name."""
 
     name: str
     directory: Path
 
 
 def own_project(directory: Path) -> Project:
-    """Return the user's project in a directory; raises `ProjectError` where make finds nothing."""
+    """Return the user's project in a directory; raises `ProjectError` without a Makefile."""
     if not any((directory / name).is_file() for name in ("GNUmakefile", "makefile", "Makefile")):
-        raise ProjectError(f"there is no Makefile in {directory}; --project takes what make builds")
+        raise ProjectError(f"there is no Makefile in {directory}; --project needs one")
     return Project(directory.resolve().name, directory.resolve())
 
 
 def libsodium(directory: Path, log: Path, environment: Mapping[str, str]) -> Project:
     """Unpack and configure libsodium in an empty directory; raises `ProjectError`.
 
-    configure's many tiny compiles are run directly: each is waited for before the next is begun, so
-    a farm could only make them slower.
+    configure's many tiny compiles do not use the farm. Each waits for the one before, so a farm
+    could only make them slower.
     """
     archive = _cached_archive()
     try:
         with tarfile.open(archive) as tar:
-            # The digest says whose archive it is; the filter, where Python has it, costs nothing.
+            # The digest already proves the archive; the filter is cheap where Python has it.
             if hasattr(tarfile, "data_filter"):
                 tar.extraction_filter = tarfile.data_filter
             tar.extractall(
                 directory, [member for member in tar if member.name.startswith(SODIUM + "/")]
             )
     except (OSError, tarfile.TarError) as error:
-        raise ProjectError(f"{archive} cannot be unpacked: {error}") from None
+        raise ProjectError(f"cannot unpack {archive}: {error}") from None
     source = directory / SODIUM
     command = ["./configure", "--disable-shared", "--disable-dependency-tracking", "CC=gcc"]
     ran = children.run(command, environment, source)
@@ -117,16 +117,16 @@ def libsodium(directory: Path, log: Path, environment: Mapping[str, str]) -> Pro
 def expected_compiles(
     project: Project, make: list[str], compiler: str, environment: Mapping[str, str]
 ) -> int | None:
-    """Return how many compiles a make command is going to run; None where make cannot say."""
-    told = children.run([*make, "--dry-run"], environment, project.directory)
-    compiles = sum(compiler in line and " -c " in line for line in told.stdout.splitlines())
+    """Return the number of compiles of a make command; None if make cannot tell."""
+    dry_run = children.run([*make, "--dry-run"], environment, project.directory)
+    compiles = sum(compiler in line and " -c " in line for line in dry_run.stdout.splitlines())
     return compiles or None
 
 
 def check_libsodium(project: Project, environment: Mapping[str, str]) -> str:
-    """Link a small program with the library and run it; return what it says.
+    """Link a small program with the library and run it; return its output.
 
-    Raises `ProjectError` when it does not work.
+    Raises `ProjectError` if the library does not work.
     """
     library = project.directory / "src/libsodium/.libs/libsodium.a"
     include = project.directory / "src/libsodium/include"
@@ -150,15 +150,15 @@ def _cached_archive() -> Path:
     with tempfile.TemporaryDirectory(prefix="compilefarm-fetch-") as name:
         fetched = _fetch(Path(name))
         if not _is_genuine(fetched):
-            raise ProjectError(f"{ARCHIVE}, as pip fetched it, is not what it should be (SHA-256)")
+            raise ProjectError(f"{ARCHIVE}, as pip fetched it, has a wrong SHA-256")
         try:
             cache.mkdir(parents=True, exist_ok=True)
-            # Another demonstration may be doing the same: the name appears only with all behind it.
+            # Another demonstration may do the same, so the name appears only for a complete file.
             partial = cache / f"{ARCHIVE}.{os.getpid()}"
             shutil.copyfile(fetched, partial)
             partial.replace(archive)
         except OSError as error:
-            raise ProjectError(f"{cache} cannot be written: {error.strerror}") from None
+            raise ProjectError(f"cannot write {cache}: {error.strerror}") from None
     return archive
 
 

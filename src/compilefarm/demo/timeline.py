@@ -1,10 +1,11 @@
 """The picture of a build: a row for each slot, a bar for each compile, time from left to right.
 
-An SVG, because every browser shows it, it stays sharp when enlarged, and hovering over a bar tells
-which file it was. It is built as an element tree and never as text: names in a record are whatever
-users called their files.
+It is an SVG. Every browser shows it, it stays sharp when enlarged, and a bar shows its file when
+the mouse is over it. It is built as an element tree and never as text, because users choose the
+names in a record.
 
-Pure functions from records to text; it must not know where the records come from, nor any clock.
+Pure functions from records to text. This module must not know where the records come from, nor any
+clock.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from xml.etree.ElementTree import Element, SubElement
 
 HERE = "this machine"
 
-# What a compile came to: what the legend calls it, and its colour. They differ in lightness too.
+# How an attempt at a compile ended: its name in the legend, and its colour. The colours also differ
+# in lightness.
 KINDS = {
     "done": ("compiled", "#2a78d6"),
     "error": ("error in the source", "#e6a100"),
@@ -32,19 +34,19 @@ KINDS = {
 }
 
 WIDTH = 1200
-LEFT = 190  # of the bars; names stand before it
+LEFT = 190  # where the bars begin; the names are before them
 RIGHT = WIDTH - 30
-TOP = 84  # of the first row, below the title and one line of the legend
+TOP = 84  # where the first row begins, below the title and one line of the legend
 LEGEND_LINE = 20
 ROW = 20
 BAR = 16
-HOST_LEAST = 40  # high: a name and a line of figures must fit
+HOST_LEAST = 40  # the least height of a host: a name and a line of figures must fit
 BETWEEN_HOSTS = 12
 AXIS = 44
 TICKS_ABOUT = 12
-# Less than a clock can tell: there is nothing to draw an axis for.
+# Shorter spans are below the resolution of a clock, so there is no axis to draw.
 SHORTEST_S = 1e-9
-# Times beyond this are no times: a record that says so is damaged.
+# A record with times beyond this limit is damaged.
 TIME_LIMIT_S = 1e9
 
 _NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -52,7 +54,7 @@ _NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]
 
 @dataclass(frozen=True, slots=True)
 class Compile:
-    """One compile as the picture has it; times in seconds from any one zero, `kind` of `KINDS`."""
+    """One attempt at a compile; times in seconds from any one zero, `kind` of `KINDS`."""
 
     source: str
     host: str
@@ -63,9 +65,9 @@ class Compile:
 
 
 def read_record(file: TextIO) -> list[Compile]:
-    """Return the compiles of a record that `host-server --record` wrote.
+    """Return the compiles of a record written by `host-server --record`.
 
-    Rows that are damaged, or not written to their end, are left out.
+    Damaged and incomplete rows are left out.
     """
     compiles = []
     for row in csv.DictReader(file):
@@ -84,9 +86,9 @@ def read_record(file: TextIO) -> list[Compile]:
 
 
 def in_rows(intervals: Iterable[tuple[str, float, float]]) -> list[Compile]:
-    """Return compiles on this machine, each in the first row that is free when it starts.
+    """Return the compiles on this machine, each in the first row that is free when it starts.
 
-    `intervals` are sources with their start and end in seconds.
+    `intervals` are sources with their start and end, in seconds.
     """
     ends_s: list[float] = []
     compiles = []
@@ -102,8 +104,8 @@ def in_rows(intervals: Iterable[tuple[str, float, float]]) -> list[Compile]:
 def svg(compiles: Sequence[Compile], slots: Mapping[str, int], title: str) -> str:
     """Return the picture as SVG text.
 
-    `slots` has the hosts in the order in which they are to stand, with their slots, so that those
-    that got no work are seen too; hosts that only the compiles know follow.
+    `slots` has the hosts in the order of the picture, with their number of slots, so that a host
+    without work is shown too. Hosts that appear only in the compiles follow.
     """
     rows = _rows(compiles, slots)
     start_s = min((each.start_s for each in compiles), default=0.0)
@@ -164,7 +166,7 @@ def svg(compiles: Sequence[Compile], slots: Mapping[str, int], title: str) -> st
 
 
 def _rows(compiles: Iterable[Compile], slots: Mapping[str, int]) -> dict[str, list[int]]:
-    """Return the slots of each host that get a row."""
+    """Return the slots that get a row, by host."""
     rows = {host: set(range(count)) for host, count in slots.items()}
     for each in compiles:
         rows.setdefault(each.host, set()).add(each.slot)
@@ -177,7 +179,7 @@ def _figures(rows: int, done: int, host: str) -> str:
 
 
 def _legend(picture: Element, compiles: Iterable[Compile]) -> float:
-    """Draw the legend, of as many lines as it needs; return where the first row is to begin."""
+    """Draw the legend, in as many lines as it needs; return where the first row begins."""
     present = {each.kind for each in compiles}
     left, y = float(LEFT), TOP - 34.0
     for kind, (name, colour) in KINDS.items():
@@ -206,7 +208,7 @@ def _axis(picture: Element, grid: Element, span_s: float, top: float, bottom: fl
 
 
 def _step(least: float) -> float:
-    """Return the smallest of 1, 2 or 5 times a power of ten that is at least so large."""
+    """Return the smallest of 1, 2 or 5 times a power of ten that is at least `least`."""
     power = 10.0 ** math.floor(math.log10(least))
     return next((factor * power for factor in (1, 2, 5) if factor * power >= least), 10 * power)
 
@@ -236,7 +238,7 @@ def _shortened(text: str, length: int) -> str:
 
 
 def _xml(text: str) -> str:
-    """Return the text without what no XML document may hold."""
+    """Return the text without characters that XML does not allow."""
     return _NOT_IN_XML.sub("\N{REPLACEMENT CHARACTER}", text)
 
 

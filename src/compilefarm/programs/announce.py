@@ -1,6 +1,7 @@
-"""Messages about one host to the status port of every host-server, and the line about the answer.
+"""Sends a message about one host to every host-server, and prints one line about the answer.
 
-Each server must know by itself which hosts are available, because any of them may take over.
+Every server gets the message, because any of them may take over. So each must know by itself which
+hosts are available.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from compilefarm.protocol.wire import Message
 def add(program: str, candidates: Sequence[Address], host: Address, **words: Any) -> int:
     """Tell every host-server that a host is available, and print the result.
 
-    `words` are the words of the message beside the host's name and port. Returns the exit status.
+    `words` are the words of the message besides the host's name and port. Return the exit status.
     """
     answers, status = announce(program, candidates, host, "add", "added", **words)
     for answer in answers[:1]:
@@ -29,10 +30,10 @@ def add(program: str, candidates: Sequence[Address], host: Address, **words: Any
 def announce(
     program: str, candidates: Sequence[Address], host: Address, verb: str, done: str, **words: Any
 ) -> tuple[list[Message], int]:
-    """Send one message to every host-server; print one line where a server did not do it.
+    """Send one message to every host-server, and print one line if any server did not do it.
 
-    `done` is the participle for that line (`desk1:3632 was not added …`). Returns the answers and
-    an exit status: 0 where at least one server did it and no server refused.
+    `done` is the participle in that line (`desk1:3632 was not added …`). Return the answers and an
+    exit status: 0 if at least one server did it and no server refused.
     """
     answers, failures = ask_each(candidates, host, verb, **words)
     if failures:
@@ -58,11 +59,11 @@ def ask_each(
 
 
 def added(host: Address, answer: Message) -> str:
-    """Return the line that tells the user what a server answered to `add`."""
+    """Return the line for the user about a server's answer to `add`."""
     slots = answer.text("slots", "?")
     idle = answer.text("mode") == "idle"
     return (
         f"{answer.text('host', str(host))} is available with {slots} "
         f"slot{'' if slots == '1' else 's'}, power index {answer.text('power_index', '?')}"
-        f"{', while watch-ssaver says that it is unused' if idle else ''}"
+        f"{', while watch-ssaver reports it unused' if idle else ''}"
     )

@@ -1,7 +1,7 @@
-"""What all programs have in common on the command line: a mistake there is one line.
+"""What all programs do on the command line: print an error, or a result, and nothing else.
 
-What they print may find no room, or nobody who reads it (`… | head -1`); that is no reason for a
-traceback either.
+A mistake in the options is one line. Output that finds a full disk, or a reader that has gone
+(`… | head -1`), does not end in a traceback either.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from typing import NoReturn
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An option parser whose errors are one line, without the usage before it."""
+    """An option parser that prints an error as one line, without the usage before it."""
 
     def error(self, message: str) -> NoReturn:
-        """End the program with status 2 and one line."""
+        """Exit with status 2 and one line."""
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def print_result(program: str, text: str) -> int:
-    """Print what a program has found; return its exit status, which is 0 where that went well.
+    """Print a program's result, and return its exit status: 0 if it was printed.
 
-    Who stops reading knows it: then nothing is said, and the status is that of SIGPIPE.
+    If the reader has gone, print nothing more and return the status of a program that SIGPIPE ends.
     """
     try:
         print(text, flush=True)
     except OSError as error:
-        # What is left in the buffer would be tried again, and complained of, at the end.
+        # Otherwise Python would try to write the rest of the buffer again at exit, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             return 128 + signal.SIGPIPE

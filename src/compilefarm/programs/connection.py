@@ -1,9 +1,9 @@
-"""host-server as a compile host sees it: where it is, and one connection to one of its ports.
+"""Where host-server is, and one connection to one of its ports.
 
-Plain blocking sockets: each of these programs holds a single connection, and asyncio would cost
-more start-up than the rest of `addhost`. A server that does not answer and a server that says no
-are two exceptions, because every caller treats them differently: the first is worth another try,
-the second is an answer. This module must not know what is said, nor decide when to try again.
+The sockets are plain and blocking. Each of these programs holds a single connection, and asyncio
+would cost more start-up time than the rest of `addhost`. Every caller treats "no answer" and
+"refused" differently, so they are two exceptions: the first is worth another try, the second is an
+answer. This module must not know what the messages mean, nor when to try again.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Self
 
 from compilefarm.programs.dead_peer import notice_dead_peer
+from compilefarm.programs.error_text import error_text
 from compilefarm.protocol.address import Address, parse_address
 from compilefarm.protocol.ports import BASE_PORT, HIGHEST_BASE_PORT, Port
 from compilefarm.protocol.wire import LineSplitter, Message, WireError, format_line, parse_line
@@ -33,7 +34,7 @@ ANSWER_TIMEOUT_S = 10.0
 
 
 class Unreachable(Exception):
-    """No server answers, or the connection to it is lost; the text says which and why."""
+    """No server answers, or the connection is lost; the text names the server and the reason."""
 
 
 class Refused(Exception):
@@ -41,13 +42,13 @@ class Refused(Exception):
 
 
 class NotProven(Refused):
-    """We or the server have not shown to have the farm's key; the text says whose fault it is."""
+    """One side did not prove that it has the farm's key; the text says which side."""
 
 
 def servers(option: str | None) -> list[Address]:
     """Return the host-servers to try, in order: from `--server`, else from `HOST_SERVER`.
 
-    Raises `ValueError` with a text fit for the user where there are none or one is malformed.
+    Raises `ValueError`, with a text for the user, if there is none or if one is malformed.
     """
     text = option or os.environ.get("HOST_SERVER", "")
     found = [parse_address(item, BASE_PORT) for item in text.split(",") if item.strip()]
@@ -67,7 +68,7 @@ def is_this_machine(host: str) -> bool:
         found = socket.getaddrinfo(host, 0, type=socket.SOCK_DGRAM)
     except (OSError, UnicodeError):
         return False
-    # Only an address of one's own can be bound.
+    # The system lets a socket bind only to an address of this machine.
     for family, kind, _, _, address in found:
         try:
             with socket.socket(family, kind) as probe:
@@ -81,14 +82,14 @@ def is_this_machine(host: str) -> bool:
 class Connection:
     """A connection to one port of the first server that accepts one.
 
-    `speaking_for` is the host that the messages are about: where it is an address such as
-    127.0.0.3 and the server is on loopback too, the connection comes from that very address, so
-    that the hosts of a farm on one machine each speak for themselves.
+    `speaking_for` is the host that the messages are about. If it is an address such as 127.0.0.3
+    and the server is on loopback too, the connection comes from that address. So the hosts of a
+    farm on one machine each speak for themselves.
 
-    With a key file, by default the environment's HOST_SERVER_KEY_FILE, both sides prove that they
-    have the farm's key before anything is said.
+    With a key file, both sides prove that they have the farm's key before the first message. The
+    default file is the one in the environment variable HOST_SERVER_KEY_FILE.
 
-    Raises `Unreachable`, `NotProven`, and `Refused`.
+    Raises `Unreachable`, `NotProven` or `Refused`.
     """
 
     server: Address
@@ -108,7 +109,7 @@ class Connection:
                 self._socket = _connected(self.server, speaking_for)
                 break
             except (OSError, UnicodeError) as error:
-                failures.append(f"{self.server} ({_words(error)})")
+                failures.append(f"{self.server} ({error_text(error)})")
         else:
             raise Unreachable(f"no host-server answers at {', '.join(failures)}")
         self._splitter = LineSplitter()
@@ -122,7 +123,7 @@ class Connection:
                 raise
 
     def _prove(self, key_file: Path, port: str) -> None:
-        # Not for those who have no key: it takes some milliseconds to import.
+        # Imported only if there is a key: the import takes some milliseconds.
         from compilefarm.programs.key_file import KeyFileError, read_keys
         from compilefarm.protocol.key import proof, proves
 
@@ -138,7 +139,7 @@ class Connection:
         except Refused as error:
             raise NotProven(str(error)) from None
         if not proves(answer, proof(key, "server", port, server_nonce, nonce)):
-            raise NotProven(f"what answers at {self.server} does not have this farm's key")
+            raise NotProven(f"the server at {self.server} does not have this farm's key")
 
     def __enter__(self) -> Self:
         return self
@@ -152,27 +153,27 @@ class Connection:
         self._socket.close()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._socket.close()
 
     def send(self, verb: str, **words: object) -> None:
         """Send one message.
 
-        An error here is not reported: when the server closed, what it said before is what matters,
-        and `receive` returns that, or raises.
+        An error here is not reported. If the server has closed the connection, its last message
+        explains why; `receive` returns that message, or raises.
         """
         try:
             self._socket.settimeout(ANSWER_TIMEOUT_S)
             self._socket.sendall(format_line(verb, **words))
         except OSError:
-            # A server that takes nothing for so long is as good as closed.
+            # A server that reads nothing for ANSWER_TIMEOUT_S is treated as closed.
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
 
     def receive(self, timeout_s: float) -> Message | None:
-        """Return the next message, or None when none came within `timeout_s` seconds.
+        """Return the next message, or None if none comes within `timeout_s` seconds.
 
-        Raises `Refused` for an `error` message and `Unreachable` at the connection's end.
+        Raises `Refused` for an `error` message, and `Unreachable` if the connection ends.
         """
         deadline_s = time.monotonic() + timeout_s
         while not self._messages:
@@ -188,11 +189,11 @@ class Connection:
                 self._messages.extend(map(parse_line, self._splitter.feed(data)))
             except OSError as error:
                 raise Unreachable(
-                    f"the connection to host-server at {self.server} broke ({_words(error)})"
+                    f"the connection to host-server at {self.server} broke ({error_text(error)})"
                 ) from None
             except WireError as error:
                 raise Unreachable(
-                    f"what answers at {self.server} is no host-server ({error})"
+                    f"the server at {self.server} is not a host-server ({error})"
                 ) from None
         message = self._messages.popleft()
         if message.verb == "error":
@@ -200,12 +201,12 @@ class Connection:
         return message
 
     def ask(self, verb: str, *, timeout_s: float = ANSWER_TIMEOUT_S, **words: object) -> Message:
-        """Send one message and return the answer to it; raises `Refused` and `Unreachable`."""
+        """Send one message and return its answer; raises `Refused` or `Unreachable`."""
         self.send(verb, **words)
         return self.answer(timeout_s)
 
     def answer(self, timeout_s: float = ANSWER_TIMEOUT_S) -> Message:
-        """Return the next message; raises `Unreachable` when none comes in time, and `Refused`."""
+        """Return the next message; raises `Unreachable` if none comes in time, or `Refused`."""
         message = self.receive(timeout_s)
         if message is None:
             raise Unreachable(f"host-server at {self.server} does not answer")
@@ -235,12 +236,6 @@ def _speak_for(connection: socket.socket, server_address: str, host: str) -> Non
         if ip_address(host).is_loopback and ip_address(server_address).is_loopback:
             connection.bind((host, 0))
     except (ValueError, OSError):
-        # A name, an address of the other family, or a system with 127.0.0.1 alone: from any
-        # address.
+        # Any source address will do: the host is a name, it has an address of the other family, or
+        # this system has only 127.0.0.1.
         pass
-
-
-def _words(error: OSError | UnicodeError) -> str:
-    if isinstance(error, UnicodeError):
-        return "not a host name"
-    return (error.strerror or str(error) or "no answer").lower()

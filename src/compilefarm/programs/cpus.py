@@ -1,4 +1,4 @@
-"""How many CPUs a process of this machine may use."""
+"""The number of CPUs that a process on this machine may use."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _OWN_CGROUP = Path("/proc/self/cgroup")
 
 
 def available_cpus() -> int:
-    """Return the CPUs that a process started here may use.
+    """Return the number of CPUs that a process started here may use.
 
-    These are the CPUs of its affinity mask, or fewer where a control group has a smaller quota: a
-    container with 2 of 64 CPUs has 2.
+    These are the CPUs of its affinity mask, or fewer if a control group has a smaller quota. A
+    container with a quota of 2 CPUs on a machine with 64 has 2.
     """
     try:
         cpus = len(os.sched_getaffinity(0))
@@ -23,7 +23,7 @@ def available_cpus() -> int:
 
 
 def _cpu_quota() -> float:
-    """Return the tightest CPU quota of the control groups around this process, in CPUs."""
+    """Return the smallest CPU quota, in CPUs, of the control groups around this process."""
     quota = 1e9
     try:
         lines = _OWN_CGROUP.read_text().splitlines()
@@ -39,5 +39,5 @@ def _cpu_quota() -> float:
             if limit != "max":
                 quota = min(quota, int(limit) / int(period))
     except (OSError, ValueError, StopIteration, ZeroDivisionError):
-        pass  # no control groups of version 2, so no quota that they set
+        pass  # there are no version 2 control groups, so they set no quota
     return quota

@@ -1,8 +1,8 @@
-"""The options that the programs of a compile host share, and how they speak to their user.
+"""The options that several programs share, and the error lines for their users.
 
-One place, so that `--server` and `--slots` mean the same everywhere, and so that every error of
-the user's is one line: what is wrong, and what to do. It must not know what a program does with
-them.
+They are in one place so that `--server` and `--slots` mean the same everywhere. Every user error is
+one line: what is wrong, and what to do. This module must not know what a program does with the
+options.
 """
 
 from __future__ import annotations
@@ -25,51 +25,55 @@ from compilefarm.protocol.ports import DISTCCD_PORT
 
 
 class Parser(OneLineParser):
-    """An option parser with `--server` and `--version` whose errors are one line."""
+    """An option parser with `--server` and `--version` that prints an error as one line."""
 
     def __init__(self, program: str, description: str) -> None:
         super().__init__(prog=program, description=description, allow_abbrev=False)
         self.add_argument(
             "--server",
             metavar="HOST[:PORT]",
-            help="where host-server is; several, with commas, are tried in order "
-            "(default: the environment's HOST_SERVER)",
+            help="where host-server is; separate several with commas, they are tried in order "
+            "(default: the environment variable HOST_SERVER)",
         )
         self.add_argument("--version", action="version", version=f"{program} {__version__}")
 
     def add_host_words(self) -> None:
         """Add the options that describe a host: its slots, power index, types and compilers."""
         self.add_argument(
-            "--slots", type=whole_number, metavar="N", help="how many compiles it takes at once"
+            "--slots", type=whole_number, metavar="N", help="number of compiles at the same time"
         )
         self.add_argument(
             "--power-index",
             type=positive_number,
             metavar="X",
-            help="how fast it is; the slowest machine of the farm is 1",
+            help="speed of the host; the slowest machine of the farm has 1",
         )
         self.add_argument(
             "--mode",
             choices=("dedicated", "proportional", "idle"),
-            help="when it is in: always; always, with the CPUs that its owner does not use; only "
-            "while watch-ssaver says that it is unused (default: dedicated)",
+            help="when the host takes compiles. dedicated: always. proportional: always, on the "
+            "CPUs that its owner does not use. idle: only while watch-ssaver reports it unused "
+            "(default: dedicated)",
         )
         self.add_argument(
             "--reserve",
             type=cpus,
             metavar="CPUS",
-            help="in proportional mode, leave so many CPUs unused (default: 1)",
+            help="in proportional mode, the number of CPUs to leave unused (default: 1)",
         )
-        for option, what in (("--type", "a type of the host"), ("--compiler", "a compiler it has")):
+        for option, meaning in (
+            ("--type", "a type of the host"),
+            ("--compiler", "a compiler that the host has"),
+        ):
             self.add_argument(
-                option, action="append", metavar="NAME", help=f"{what}; may be given several times"
+                option, action="append", metavar="NAME", help=f"{meaning}; may be repeated"
             )
 
     def add_key_file(self) -> None:
         """Add `--key-file`, for a program that speaks for hosts.
 
-        The option goes before the environment's variable by becoming it: so it reaches every
-        connection, and the programs that this one starts, whichever directory they run in.
+        The option overrides the environment variable by setting it. So it reaches every connection,
+        and the programs that this one starts, in whichever directory they run.
         """
         if path := os.environ.get(KEY_FILE_VARIABLE):
             os.environ[KEY_FILE_VARIABLE] = str(Path(path).absolute())
@@ -77,12 +81,12 @@ class Parser(OneLineParser):
             "--key-file",
             type=_key_file,
             metavar="FILE",
-            help="holds the farm's key, where it has one "
-            f"(default: the environment's {KEY_FILE_VARIABLE})",
+            help="file with the farm's key, if the farm has one "
+            f"(default: the environment variable {KEY_FILE_VARIABLE})",
         )
 
     def servers(self, options: argparse.Namespace) -> list[Address]:
-        """Return the host-servers to try, or end the program with one line."""
+        """Return the host-servers to try, or exit with one line."""
         try:
             return servers(options.server)
         except ValueError as error:
@@ -90,7 +94,7 @@ class Parser(OneLineParser):
 
 
 def host_words(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the words of `add` that the options of `add_host_words` give; None is left out."""
+    """Return the words of `add` from the options of `add_host_words`; None means not given."""
     return {
         "slots": options.slots,
         "power_index": options.power_index,
@@ -136,16 +140,16 @@ def number(text: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number, 0 or above")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of 0 or more")
     return value
 
 
-# What the number is of.
+# Names for `number` that say its unit.
 seconds = cpus = number
 
 
 def directory(text: str) -> Path:
-    """Return a directory that exists."""
+    """Return the path of a directory that exists."""
     if not Path(text).is_dir():
         raise argparse.ArgumentTypeError(f"'{text}' is not a directory")
     return Path(text)
@@ -153,27 +157,27 @@ def directory(text: str) -> Path:
 
 def _key_file(text: str) -> str:
     if not text:
-        raise argparse.ArgumentTypeError("it needs a file's name")
+        raise argparse.ArgumentTypeError("expected the name of a file")
     path = os.environ[KEY_FILE_VARIABLE] = str(Path(text).absolute())
     return path
 
 
 def complain(program: str, message: object) -> int:
-    """Print one line on standard error; return the exit status of a program that failed, 1."""
+    """Print one line on standard error; return 1, the exit status of a program that failed."""
     print(f"{program}: {message}", file=sys.stderr, flush=True)
     return 1
 
 
 def ending_signals() -> list[signal.Signals]:
-    """Return the signals that are to end a program: none that nohup had it ignore."""
+    """Return the signals that end a program, without those that nohup lets it ignore."""
     ending = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     return [number for number in ending if signal.getsignal(number) is not signal.SIG_IGN]
 
 
-def end_tidily_on_a_signal() -> None:
-    """Let these signals end the program as an exception does, with 128 + its number.
+def exit_on_a_signal() -> None:
+    """Let a signal end the program as an exception does, with status 128 + its number.
 
-    So what a program began is undone on its way out.
+    So a program undoes on its way out what it has begun.
     """
 
     def end(number: int, _frame: FrameType | None) -> None:

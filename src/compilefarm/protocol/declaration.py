@@ -13,22 +13,23 @@ from compilefarm.protocol.address import host_name
 
 
 class Mode(Enum):
-    """When a host is in the farm; in the order of how much they leave to its owner."""
+    """When a host takes compiles, from the mode that leaves its owner the least to the most."""
 
     DEDICATED = "dedicated"  # always
-    PROPORTIONAL = "proportional"  # always, with the CPUs that its owner does not use
-    IDLE = "idle"  # only while somebody watches it, and says that it is unused
+    PROPORTIONAL = "proportional"  # always, on the CPUs that its owner does not use
+    IDLE = "idle"  # only while watch-ssaver reports it unused
 
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """What hosts-info, or the host itself, says of a host; None where nothing is said.
+    """What hosts-info, or the host itself, declares about a host; None means not declared.
 
-    `power_index` is the speed, where the slowest machine is 1; `pinned` says that no measurement
-    is to change it. `port` is None where any port of that name is meant. `reserve_cpus` is how
-    much of a proportional host is left to its owner at all times. For the simulator alone:
-    `actual_power_index` is how fast the host really is, and `actual_full` which part of its speed
-    a slot keeps when all slots are in use.
+    `power_index` is the speed; the slowest machine has 1. If `pinned` is set, no measurement
+    changes it. `port` is None if the declaration holds for any port of that host. `reserve_cpus` is
+    the number of CPUs that a proportional host always leaves to its owner.
+
+    Only the simulator uses two fields. `actual_power_index` is how fast the host really is.
+    `actual_full` is the share of its speed that a slot keeps when all slots are in use, 0.5 to 1.
     """
 
     host: str

@@ -1,15 +1,15 @@
 """hosts-info: the list of machines, in the format of the 2004 system.
 
-A host a line: its name, its number of CPUs, its power index, white space between, `#` begins a
-comment. After them may come `key=value` words, which the original did not have:
+Each line is a host: its name, number of CPUs and power index, separated by white space. `#` begins
+a comment. `key=value` words may follow, which the original did not have:
 
     # host          CPUs  power index (the slowest machine is 1)
     linux1           4     15
     linux2:3633      2     8      types=x86_64,gcc-12
     sun-a            2     4      address=10.0.0.7 pinned
 
-This module turns the text into declarations and says exactly where it cannot. It opens no file and
-resolves no name.
+This module turns the text into declarations, and names the line and the reason of an error. It
+opens no file and resolves no name.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from compilefarm.protocol.declaration import Declaration, Mode
 from compilefarm.protocol.ports import HIGHEST_PORT
 
 SLOTS_LIMIT = 4096
-# Less, and one compile takes days.
+# On a slower machine, one compile would take days.
 POWER_INDEX_LEAST, POWER_INDEX_LIMIT = 0.001, 10_000.0
 
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?\Z")
 _WHOLE = re.compile(r"[0-9]{1,9}\Z")
-# What some editors put before the text of a file.
+# Some editors write it at the start of a file.
 _BYTE_ORDER_MARK = "\ufeff"
 
 
@@ -39,9 +39,9 @@ class HostsInfoError(ValueError):
 
 
 def parse_hosts_info(text: str, file: str) -> tuple[Declaration, ...]:
-    """Return the hosts that the text declares, in its order; `file` is its name, for messages.
+    """Return the hosts that the text declares, in its order; `file` is its name in messages.
 
-    Raises `HostsInfoError` at the first line that is wrong, or names a host a second time.
+    Raises `HostsInfoError` at the first line that is wrong or declares a host again.
     """
     declarations: dict[str, Declaration] = {}
     line_of: dict[str, int] = {}
@@ -71,7 +71,7 @@ def _parse_words(words: list[str]) -> Declaration:
         key, equals, value = word.partition("=")
         if key not in _OPTIONS:
             known = ", ".join(sorted(_OPTIONS))
-            raise ValueError(f"unknown word {word[:40]!r}; known are {known}")
+            raise ValueError(f"unknown word {word[:40]!r}; the known words are {known}")
         name, parse = _OPTIONS[key]
         if name in options:
             raise ValueError(f"{key} comes twice")
@@ -87,67 +87,67 @@ def _parse_words(words: list[str]) -> Declaration:
     )
 
 
-def _slots(what: str, value: str) -> int:
+def _slots(key: str, value: str) -> int:
     if not _WHOLE.match(value) or not 1 <= int(value) <= SLOTS_LIMIT:
-        raise ValueError(f"{what} is {value[:20]!r}; it is a whole number, 1 to {SLOTS_LIMIT}")
+        raise ValueError(f"{key} is {value[:20]!r}; expected a whole number, 1 to {SLOTS_LIMIT}")
     return int(value)
 
 
-def _power_index(what: str, value: str) -> float:
+def _power_index(key: str, value: str) -> float:
     number = float(value) if _NUMBER.match(value) else math.nan
     if not POWER_INDEX_LEAST <= number <= POWER_INDEX_LIMIT:
         raise ValueError(
-            f"{what} is {value[:20]!r}; it is a number from {POWER_INDEX_LEAST:g} to "
+            f"{key} is {value[:20]!r}; expected a number from {POWER_INDEX_LEAST:g} to "
             f"{POWER_INDEX_LIMIT:g}"
         )
     return number
 
 
-def _full_part(what: str, value: str) -> float:
+def _full_part(key: str, value: str) -> float:
     number = float(value) if _NUMBER.match(value) else math.nan
     if not 0.5 <= number <= 1.0:
-        raise ValueError(f"{what} is {value[:20]!r}; it is a number from 0.5 to 1")
+        raise ValueError(f"{key} is {value[:20]!r}; expected a number from 0.5 to 1")
     return number
 
 
-def _port(what: str, value: str) -> int:
+def _port(key: str, value: str) -> int:
     if not is_port(value):
-        raise ValueError(f"{what} is {value[:20]!r}; ports are 1 to {HIGHEST_PORT}")
+        raise ValueError(f"{key} is {value[:20]!r}; expected a port, 1 to {HIGHEST_PORT}")
     return int(value)
 
 
-def _address(what: str, value: str) -> str:
+def _address(key: str, value: str) -> str:
     try:
         return str(ipaddress.ip_address(value))
     except ValueError:
-        raise ValueError(f"{what} is {value[:60]!r}; it is an IP address") from None
+        raise ValueError(f"{key} is {value[:60]!r}; expected an IP address") from None
 
 
-def _items(what: str, value: str) -> frozenset[str]:
+def _items(key: str, value: str) -> frozenset[str]:
     items = frozenset(value.split(","))
     if "" in items:
-        raise ValueError(f"{what} is {value[:40]!r}; it is a list with commas between")
+        raise ValueError(f"{key} is {value[:40]!r}; expected names separated by commas")
     return items
 
 
-def _yes_or_no(what: str, value: str) -> bool:
+def _yes_or_no(key: str, value: str) -> bool:
     if value not in ("yes", "no"):
-        raise ValueError(f"{what} is {value[:20]!r}; it is yes or no")
+        raise ValueError(f"{key} is {value[:20]!r}; expected yes or no")
     return value == "yes"
 
 
-def _mode(what: str, value: str) -> Mode:
+def _mode(key: str, value: str) -> Mode:
     try:
         return Mode(value)
     except ValueError:
         known = ", ".join(mode.value for mode in Mode)
-        raise ValueError(f"{what} is {value[:20]!r}; it is one of {known}") from None
+        raise ValueError(f"{key} is {value[:20]!r}; expected one of {known}") from None
 
 
-def _reserve(what: str, value: str) -> float:
+def _reserve(key: str, value: str) -> float:
     number = float(value) if _NUMBER.match(value) else math.nan
     if not 0 <= number <= SLOTS_LIMIT:
-        raise ValueError(f"{what} is {value[:20]!r}; it is a number of CPUs, 0 or above")
+        raise ValueError(f"{key} is {value[:20]!r}; expected a number of CPUs, 0 or more")
     return number
 
 

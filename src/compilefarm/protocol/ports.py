@@ -1,7 +1,7 @@
-"""The port numbers of a farm and their names: the one place that has them.
+"""The port numbers of a farm and their names, defined only here.
 
-host-server listens on four TCP ports in a row. A number of ours is the base port plus the offset in
-`Port`. gethost, which is C, has the base port in its own source.
+host-server listens on four consecutive TCP ports. Each is the base port plus the offset in `Port`.
+gethost, which is C, has the base port in its own source.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
 """Bytes to messages and back: the line protocol of the first three ports.
 
-A message is a verb and `key=value` words on one line (docs/protocol.md is normative). It is text
-so that it can be typed with nc and needs no library in C; it is this strict so that binary garbage
-is recognised on the first line. This module knows nothing of sockets, nor of what a verb means: it
-splits a stream of bytes into lines whatever way the bytes arrive, and turns one line into a
-`Message`. Programs read a message's values through its typed getters, so that a bad number is
-refused here, by name, and nowhere else.
+A message is a verb and `key=value` words on one line (docs/protocol.md is normative). It is text,
+so a person can type it with nc and C needs no library. It is strict, so that binary garbage is
+recognised on the first line. This module does not know sockets or what a verb means. It splits a
+stream of bytes into lines, however the bytes arrive, and turns one line into a `Message`. Programs
+read values through its typed getters, so a bad number is refused here, by name, and nowhere else.
 """
 
 from __future__ import annotations
@@ -22,33 +21,33 @@ WORD_LIMIT = 64
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]*\Z")
 _NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?\Z")
-# Printable, and neither space nor percent. Whatever lies above ASCII may stand as it is, except
-# what a terminal or `str.split` would take for white space or a control.
+# Printable, and neither space nor percent. Characters above ASCII may stand as they are, except
+# those that a terminal takes for a control or `str.split` takes for white space.
 _PLAIN = re.compile(r"[!-$&-~\u00a1-\U0010ffff]*\Z")
-# A whole line in which every value is plain, as nearly every line is: then one look is enough.
+# A whole line in which every value is plain, as in nearly every line: one match checks it all.
 _PLAIN_LINE = re.compile(r"[a-z][a-z0-9_-]*+(?: [a-z][a-z0-9_-]*+=[!-$&-~\u00a1-\U0010ffff]*+)*+\Z")
 
 
 class WireError(ValueError):
-    """The peer broke the protocol; the text says how, in words fit for the peer."""
+    """The peer broke the protocol; the text is the reason, worded for the peer."""
 
 
 @dataclass(slots=True)
 class Message:
     """One line of the protocol: a verb and its words, values decoded.
 
-    The getters raise `WireError` naming the key when a value is not what the key takes.
+    A getter raises `WireError`, which names the key, if the value does not fit it.
     """
 
     verb: str
     words: dict[str, str] = field(default_factory=dict)
 
     def text(self, key: str, default: str = "") -> str:
-        """Return a word's value, or `default` where the word is missing or empty."""
+        """Return a word's value, or `default` if the word is missing or empty."""
         return self.words.get(key) or default
 
     def required(self, key: str) -> str:
-        """Return a word's value; raise `WireError` where it is missing or empty."""
+        """Return a word's value; raises `WireError` if it is missing or empty."""
         value = self.words.get(key)
         if not value:
             raise WireError(f"{self.verb} needs {key}=")
@@ -82,7 +81,7 @@ class Message:
         return self.number(key, 0.0, low=low, high=high) if self.words.get(key) else None
 
     def items(self, key: str) -> frozenset[str]:
-        """Return the items of a comma-separated value; empty where the word is missing."""
+        """Return the items of a comma-separated value; empty if the word is missing."""
         value = self.words.get(key)
         return frozenset(filter(None, value.split(","))) if value else frozenset()
 
@@ -90,7 +89,7 @@ class Message:
 def parse_line(line: bytes) -> Message:
     """Return the message on one line, given without its newline.
 
-    Raises `WireError` when the line breaks the rules of docs/protocol.md.
+    Raises `WireError` if the line breaks the rules of docs/protocol.md.
     """
     try:
         text = line.decode()
@@ -106,7 +105,7 @@ def parse_line(line: bytes) -> Message:
 
 
 def _read_words(verb: str, pairs: list[str]) -> dict[str, str]:
-    """Return the words of a line that is not plain, or raise `WireError` to say what is wrong."""
+    """Return the words of a line that is not plain; raises `WireError` with the reason."""
     if not _NAME.match(verb):
         raise WireError("a line begins with a verb of the letters a to z")
     if len(pairs) > WORD_LIMIT:
@@ -115,9 +114,9 @@ def _read_words(verb: str, pairs: list[str]) -> dict[str, str]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not _NAME.match(key):
-            raise WireError(f"expected key=value after {verb}, single spaces between")
+            raise WireError(f"expected key=value after {verb}, separated by single spaces")
         if key in words:
-            raise WireError(f"{key}= comes twice")
+            raise WireError(f"{key}= is given twice")
         if not _PLAIN.match(value):
             value = _decoded(key, value)
         words[key] = value
@@ -126,14 +125,15 @@ def _read_words(verb: str, pairs: list[str]) -> dict[str, str]:
 
 def _decoded(key: str, value: str) -> str:
     if re.search(r"%(?![0-9A-Fa-f]{2})", value) or not _PLAIN.match(value.replace("%", "")):
-        raise WireError(f"{key}= holds what must be written as %XX")
+        raise WireError(f"{key}= holds a character that must be written as %XX")
     return unquote_to_bytes(value).decode(errors="replace")
 
 
 def format_line(verb: str, **words: object) -> bytes:
-    """Return a message as one line with its newline; words whose value is None are left out.
+    """Return a message as one line with its newline; words with the value None are left out.
 
-    Floats are written in plain decimal notation, rounded to a millionth; lists with commas between.
+    A float is rounded to a millionth and written without an exponent. The items of a list are
+    separated by commas.
     """
     parts = [verb]
     parts += [f"{key}={encoded(value)}" for key, value in words.items() if value is not None]
@@ -153,7 +153,7 @@ def encoded(value: object) -> str:
     return _escaped(str(value))
 
 
-@lru_cache(maxsize=4096)  # of the names of hosts, above all
+@lru_cache(maxsize=4096)  # mostly for the names of hosts
 def _escaped(text: str) -> str:
     if _PLAIN.match(text):
         return text
@@ -168,8 +168,7 @@ def _escaped(text: str) -> str:
 class LineSplitter:
     """Splits a stream of bytes into lines, however the bytes are cut.
 
-    It never holds more than one line's limit plus one read; a line over the limit raises
-    `WireError`.
+    It holds at most one line's limit plus one read. A line over the limit raises `WireError`.
     """
 
     __slots__ = ("_rest",)
@@ -179,7 +178,7 @@ class LineSplitter:
 
     @property
     def pending(self) -> bool:
-        """Whether a line was begun and not ended."""
+        """Whether the last line has not ended yet."""
         return bool(self._rest)
 
     def feed(self, data: bytes) -> Iterator[bytes]:

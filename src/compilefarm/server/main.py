@@ -23,7 +23,7 @@ from compilefarm import __version__
 from compilefarm.core.events import EarlierLife
 from compilefarm.core.learning.learning import Learning
 from compilefarm.core.placement.policies import make_policy
-from compilefarm.programs.collector import freeze_collector
+from compilefarm.programs.garbage_collector import tune_garbage_collector
 from compilefarm.programs.key_file import KeyFileError, read_keys
 from compilefarm.protocol.hosts_info import HostsInfoError
 from compilefarm.protocol.ports import Port
@@ -81,7 +81,7 @@ async def run(options: argparse.Namespace) -> None:
             stack.callback(loop.create_task(each).cancel)
         where = ", ".join(options.bind or ["all addresses"])
         print(f"host-server {__version__} listening on {where} port {server.base_port}", flush=True)
-        freeze_collector()
+        tune_garbage_collector()
         await stop.wait()
         log.info("ends: %d compiles were running", len(server.farm.leases))
 

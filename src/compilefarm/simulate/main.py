@@ -46,8 +46,8 @@ from compilefarm.core.learning.learning import Learning
 from compilefarm.core.model import Lease, Load, Outcome, Request
 from compilefarm.core.placement.policies import POLICIES, make_policy
 from compilefarm.core.placement.policy import Policy
-from compilefarm.programs.collector import freeze_collector
 from compilefarm.programs.command_line import OneLineParser, print_result
+from compilefarm.programs.garbage_collector import tune_garbage_collector
 from compilefarm.protocol.declaration import Declaration
 from compilefarm.protocol.hosts_info import HostsInfoError, parse_hosts_info
 from compilefarm.protocol.ports import DISTCCD_PORT
@@ -612,7 +612,7 @@ def simulate(options: argparse.Namespace) -> dict[str, Any]:
     chance = random.Random(options.seed)
     policy = make_policy(options.policy, Learning(), chance, backups=options.backups)
     simulation = Simulation(policy, declarations, load, options.noise, chance)
-    freeze_collector()
+    tune_garbage_collector()
     results = [simulation.play(builds) for _ in range(options.builds)]
     return {
         "policy": options.policy,

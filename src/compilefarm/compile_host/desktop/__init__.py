@@ -1,1 +1,1 @@
-"""Whether the owner of this machine is present: watch-ssaver and its sources."""
+"""watch-ssaver: whether the owner of this machine is present, and what follows for its compiles."""

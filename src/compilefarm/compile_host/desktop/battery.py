@@ -1,9 +1,8 @@
 """Whether this machine runs on battery.
 
-Linux tells in /sys/class/power_supply, where the batteries of mice and headsets are listed beside
-the machine's own; psutil, which knows the other systems, takes one of these for the machine's. So
-Linux is read here and the rest by psutil. What cannot be read of a battery that is there counts as
-on battery.
+Linux lists power supplies in /sys/class/power_supply, the batteries of mice and headsets among
+them. psutil mistakes one of those for the machine's own, so Linux is read here, and psutil serves
+the other systems. A battery whose state cannot be read counts as in use.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ STORES = ("Battery", "UPS")
 
 
 def on_battery(supplies: Path = SUPPLIES) -> bool:
-    """Return whether the machine draws on a battery now."""
+    """Return whether the machine runs on a battery now."""
     try:
         found = list(supplies.iterdir())
     except OSError:

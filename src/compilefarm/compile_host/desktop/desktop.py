@@ -1,18 +1,19 @@
-"""A desktop in the farm: what is done about its compiles when its owner comes, and when he leaves.
+"""A desktop in the farm: what happens to its compiles when its owner comes, and when they leave.
 
-Whoever watches the owner calls `owner_came` and `owner_left`; host-server is told on a connection
-that lasts as long as the watcher does. The server gives a host in idle mode leases only while that
-connection says that the owner is away. So the machine is out of the farm from one message on,
-which takes a round trip, and however the watcher ends.
+A watcher calls `owner_came` and `owner_left`. host-server learns of it on a connection that lasts
+as long as the watcher. The server grants leases on a host in idle mode only while that connection
+says that the owner is away. So the machine leaves the farm with one message, after one round trip.
+It also leaves if the watcher ends, however that happens.
 
-distccd and loadavg are started when the owner leaves for the first time, and stay. To end them
-each time, as was done in 2004, would free a few megabytes; but distccd starts its workers one a
-second, so that a desktop with 16 CPUs would be whole again after 16 seconds only, and compiles
-that are to finish need it anyway. Nothing is started, nor measured, while the owner is there.
+distccd and loadavg start when the owner leaves for the first time, and then keep running. Ending
+them each time the owner comes, as in 2004, was rejected. It would free a few megabytes. But distccd
+starts only one worker per second, so a desktop with 16 CPUs would need 16 seconds to have all its
+slots. Compiles that finish need distccd anyway. While the owner is present, nothing is started or
+measured.
 
-A thread for each server keeps it told: the connection that every program of a compile host uses
-blocks, and a server that hangs must keep nobody from telling the others. All of them are told, not
-the first that answers, since it is loadavg that chooses which server has the host.
+Each server has a thread, because `Connection` blocks, and a server that hangs must not delay the
+messages to the others. Every server gets the messages, not only the first that answers, because
+loadavg decides which servers have the host.
 
 This module must not know how the owner's presence is found out.
 """
@@ -39,47 +40,50 @@ from compilefarm.protocol.ports import Port
 
 Reclaim = Literal["finish", "stop", "now"]
 
-# How long a stopped compile waits for its owner to leave again; then it runs elsewhere.
+# How long a compile stays stopped before it runs elsewhere, if the owner does not leave again.
 STOPPED_FOR_S = 60.0
-# A compile that was granted just before may still be preprocessed on its builder, and begin later.
+# A compile whose lease was granted just before may still be preprocessed, and begin here later. So
+# look for new compiles repeatedly, first at this interval, then more rarely.
 SWEEP_S = 0.1
 SWEEP_MAX_S = 2.0
-# One whose lease was revoked may have been under way to distccd.
+# A compile whose lease was revoked may have been on its way to distccd.
 ENDING_FOR_S = 5.0
-# A server is told again so often, so that one that was started again knows.
+# The interval at which the message is repeated, for a server that was restarted.
 TELL_AGAIN_S = 2.0
-# A server that has not answered by now gives no leases either.
+# A server that does not answer within this time grants no leases either.
 TOLD_WITHIN_S = 1.0
-# distccd or loadavg may have died, or what kept them from starting may be gone.
+# The interval at which enable-host is tried again: distccd or loadavg may have died, or the reason
+# for a failure may have gone.
 LOOK_AFTER_S = 60.0
-# The server takes no word of an owner who is there for longer than a year.
+# The server does not accept an owner who has been present for longer than a year.
 SINCE_MAX_S = 365 * 86_400.0
 _COMPLAINTS_MAX = 100
 
 
 def add_desktop_options(parser: Parser) -> None:
-    """Add the options that say how a desktop is in the farm: enable-host's, and `--reclaim`."""
+    """Add the options for a desktop: enable-host's, and `--reclaim`."""
     add_enable_options(parser)
     parser.add_argument(
         "--reclaim",
         choices=("finish", "stop", "now"),
         default="finish",
-        help="what becomes of running compiles when the owner is back: they end at the lowest "
-        "priority, are stopped and run elsewhere after a minute, or are ended now (default: "
-        "finish)",
+        help="what happens to running compiles when the owner comes. finish: they end at the "
+        "lowest priority. stop: they are stopped, and run elsewhere after a minute. now: they are "
+        "killed, and run elsewhere (default: finish)",
     )
 
 
 class Desktop:
     """This machine, which is in the farm while its owner does not use it.
 
-    `options` are those of `add_desktop_options`, `candidates` the host-servers. `complain` is told,
-    once, of each thing that does not work. To be used within a running event loop, one call at a
-    time; a call may be cancelled. Descriptors in `held` stay open as long as any program that
-    brings the machine in, so that who waits for their end can take it out again.
+    `options` are those of `add_desktop_options`; `candidates` are the host-servers. `complain` gets
+    one line per problem, once. Use it within a running event loop, one call at a time; a call may
+    be cancelled. The programs that add the machine to the farm inherit the descriptors in
+    `inherited_fds`. So a process that waits for their end of file knows when all those programs
+    have ended.
     """
 
-    held: tuple[int, ...] = ()
+    inherited_fds: tuple[int, ...] = ()
 
     def __init__(
         self,
@@ -93,42 +97,42 @@ class Desktop:
         self._host = host_of(options)
         self._reclaim = cast(Reclaim, options.reclaim)
         self._mode: str = options.mode
-        self._tell_user = complain
+        self._print_complaint = complain
         self._complaints: set[str] = set()
         self._loop = asyncio.get_running_loop()
-        self._state = _State(self._host)
-        self._lines = [_Line(server, self._state, self._heard) for server in candidates]
-        self._news = asyncio.Event()
+        self._state = _OwnerState(self._host)
+        self._notifiers = [_Notifier(each, self._state, self._answered) for each in candidates]
+        self._answer_came = asyncio.Event()
         self._work: asyncio.Task[None] | None = None
         self._stopped = False
 
     async def owner_came(self, since: float) -> None:
-        """Have no more leases given here, then reclaim what runs, in the background.
+        """Stop the leases on this machine, then reclaim its CPUs in the background.
 
-        `since` is when the owner came, in seconds since the epoch. Returns when every server that
-        answers knows.
+        `since` is the time when the owner came, in seconds since the epoch. Returns when every
+        server that answers has the message.
         """
         self._cancel_work()
         if await self._tell(present=True, since=since, revoke=self._reclaim == "now"):
             self._begin(self._take_back(since))
 
     async def owner_left(self) -> None:
-        """Wake what was stopped, and bring the machine in, in the background."""
+        """Resume the stopped compiles, and add the machine to the farm in the background."""
         self._cancel_work()
         if self._stopped:
-            self._on_compiles(Compiles.go_on)
+            self._on_compiles(Compiles.resume)
             self._stopped = False
         if await self._tell(present=False):
             self._begin(self._keep_enabled())
 
     async def leave(self) -> None:
-        """Take the machine out of the farm, whatever its state; running compiles go elsewhere.
+        """Remove the machine from the farm, whatever its state; running compiles go elsewhere.
 
-        Raises `RunError` where something stays.
+        Raises `RunError` if something stays behind.
         """
         self._cancel_work()
-        for line in self._lines:
-            line.end()
+        for notifier in self._notifiers:
+            notifier.end()
         arguments = ["--host", str(self._host), "--grace", "0"]
         if self._options.run_dir is not None:
             arguments += ["--run-dir", str(self._options.run_dir)]
@@ -136,11 +140,11 @@ class Desktop:
         if trouble:
             raise RunError(trouble)
 
-    # -- what is done in the background, one thing at a time
+    # -- background work, one task at a time
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         self._work = self._loop.create_task(work)
-        # An error there is to be heard of when it happens.
+        # An error in the task must be reported when it happens.
         self._work.add_done_callback(lambda done: done.cancelled() or done.result())
 
     def _cancel_work(self) -> None:
@@ -165,26 +169,29 @@ class Desktop:
             self._stopped = False
         await self._sweep(Compiles.end, ENDING_FOR_S)
 
-    async def _sweep(self, deed: Callable[[Compiles], int], for_s: float) -> None:
-        """Do it to what runs, and for so long to what begins; ever less often, for it costs."""
+    async def _sweep(self, action: Callable[[Compiles], int], for_s: float) -> None:
+        """Apply an action to the compiles, and for `for_s` seconds to those that begin.
+
+        The pauses grow, because each look costs CPU time.
+        """
         until_s = time.monotonic() + for_s
         pause_s = SWEEP_S
         while True:
-            self._on_compiles(deed)
+            self._on_compiles(action)
             left_s = until_s - time.monotonic()
             if left_s <= 0:
                 return
             await asyncio.sleep(min(pause_s, left_s))
             pause_s = min(1.5 * pause_s, SWEEP_MAX_S)
 
-    def _on_compiles(self, deed: Callable[[Compiles], int]) -> None:
+    def _on_compiles(self, action: Callable[[Compiles], int]) -> None:
         try:
             tree = started_tree(self._options.run_dir, str(self._host), "distccd", this_machine())
         except RunError as error:
             self._complain(str(error))
             return
         if tree is not None and tree.root() is not None:
-            deed(Compiles(tree, self._complain))
+            action(Compiles(tree, self._complain))
 
     def _enabled(self) -> bool:
         machine = this_machine()
@@ -197,7 +204,7 @@ class Desktop:
         return False
 
     async def _run(self, program: str, arguments: Sequence[str]) -> str:
-        """Run enable-host or disable-host; return what it complains of where it fails."""
+        """Run enable-host or disable-host; return its complaint if it fails, else ""."""
         code = (
             f"import sys; from compilefarm.compile_host.enable import {program} as run; "
             "sys.exit(run())"
@@ -208,77 +215,83 @@ class Desktop:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
-                pass_fds=self.held,
+                pass_fds=self.inherited_fds,
             )  # fmt: skip
         except OSError as error:
-            return f"{program.replace('_', '-')} cannot be started: {error.strerror}"
+            return f"cannot start {program.replace('_', '-')}: {error.strerror}"
         try:
             _, errors = await process.communicate()
         except asyncio.CancelledError:
-            # It takes back what it began. Nobody waits for that: the owner is here.
+            # enable-host undoes what it began. Do not wait for that: the owner is present.
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
             raise
         said = errors.decode(errors="replace").strip()
         if process.returncode == 0:
-            for line in said.splitlines():  # power-index tells what it measures
-                self._tell_user(line)
+            for line in said.splitlines():  # power-index says that it measures
+                self._print_complaint(line)
             return ""
         words = said.rpartition("\n")[2].removeprefix(f"{program.replace('_', '-')}: ")
         return words or f"{program} ended with status {process.returncode}"
 
-    # -- what the servers are told
+    # -- messages to the servers
 
     async def _tell(self, *, present: bool, since: float = 0.0, revoke: bool = False) -> bool:
-        """Tell every server, and wait for those that answer; whether it is still true then."""
+        """Send the owner's state to every server, and wait for those that answer.
+
+        Returns whether the state is still the same then.
+        """
         number = self._state.set(present, since, revoke)
-        for line in self._lines:
-            line.hurry()
+        for notifier in self._notifiers:
+            notifier.send_now()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(TOLD_WITHIN_S):
-                while any(line.told < number for line in self._lines):
-                    self._news.clear()
-                    await self._news.wait()
+                while any(each.acknowledged < number for each in self._notifiers):
+                    self._answer_came.clear()
+                    await self._answer_came.wait()
         return number == self._state.number
 
-    def _heard(self, line: _Line, number: int, mode: str, trouble: str) -> None:
-        """Take note, in a line's thread, of what its server answered, or that it cannot be told."""
+    def _answered(self, notifier: _Notifier, number: int, mode: str, trouble: str) -> None:
+        """Record that a server has answered, or cannot be reached; runs in a notifier's thread."""
 
-        def note() -> None:
-            line.told = number
-            # hosts-info may leave the owner more than we would.
+        def record() -> None:
+            notifier.acknowledged = number
+            # hosts-info may set a mode that leaves the owner more than our own options.
             self._mode = mode or self._mode
-            self._news.set()
+            self._answer_came.set()
             if trouble:
                 self._complain(trouble)
 
-        with contextlib.suppress(RuntimeError):  # the loop has ended, and we with it
-            self._loop.call_soon_threadsafe(note)
+        with contextlib.suppress(RuntimeError):  # the event loop has ended with this program
+            self._loop.call_soon_threadsafe(record)
 
     def _complain(self, text: str) -> None:
         if text and text not in self._complaints and len(self._complaints) < _COMPLAINTS_MAX:
             self._complaints.add(text)
-            self._tell_user(text)
+            self._print_complaint(text)
 
 
-class _State:
-    """What is to be told, and how many times it has changed; read by the lines' threads."""
+class _OwnerState:
+    """The owner's state for the servers, and a number that grows with each change.
+
+    The notifiers' threads read it.
+    """
 
     def __init__(self, host: Address) -> None:
         self._host = host
         self._words: dict[str, Any] = {}
-        self._since_s = 0.0  # on the clock that nobody sets
+        self._since_s = 0.0  # when the owner came, on the monotonic clock
         self._present = False
         self._since = 0.0
         self.number = 0
         self._lock = threading.Lock()
 
     def set(self, present: bool, since: float, revoke: bool) -> int:
-        """Have this told from now on; return its number."""
+        """Set the state that the servers get from now on; return its number."""
         with self._lock:
             if present and (not self._present or since != self._since):
                 self._since = since
-                # Later changes of the wall clock are not to change the owner's story.
+                # Setting the wall clock later must not change how long the owner has been present.
                 self._since_s = time.monotonic() - max(0.0, time.time() - since)
             self._present = present
             self._words = {"host": self._host.host, "port": self._host.port}
@@ -289,7 +302,7 @@ class _State:
             return self.number
 
     def words(self) -> tuple[int, dict[str, Any]]:
-        """Return what is to be told, and its number."""
+        """Return the state's number, and the words of the message."""
         with self._lock:
             if not self._present:
                 return self.number, self._words
@@ -298,38 +311,44 @@ class _State:
 
     @property
     def host(self) -> str:
-        """The host that it is about."""
+        """The host that the state is about."""
         return self._host.host
 
 
-class _Line:
-    """A thread that keeps one server told, for as long as the watcher lives."""
+class _Notifier:
+    """A thread that keeps one server informed of the owner's state, while the watcher lives.
+
+    `acknowledged` is the number of the last state that the server has answered.
+    """
 
     def __init__(
-        self, server: Address, state: _State, heard: Callable[[_Line, int, str, str], None]
+        self,
+        server: Address,
+        state: _OwnerState,
+        answered: Callable[[_Notifier, int, str, str], None],
     ) -> None:
-        self.told = 0
+        self.acknowledged = 0
         self._server = server
         self._state = state
-        self._heard = heard
-        self._news = threading.Event()
+        self._answered = answered
+        self._wake = threading.Event()
         self._ended = False
         threading.Thread(target=self._run, daemon=True).start()
 
-    def hurry(self) -> None:
-        """Tell the server now."""
-        self._news.set()
+    def send_now(self) -> None:
+        """Send the state now, and do not wait for the next regular time."""
+        self._wake.set()
 
     def end(self) -> None:
-        """Tell it no more, and hang up."""
+        """Send nothing more, and close the connection."""
         self._ended = True
-        self._news.set()
+        self._wake.set()
 
     def _run(self) -> None:
         connection: Connection | None = None
-        self._news.wait()
+        self._wake.wait()
         while not self._ended:
-            self._news.clear()
+            self._wake.clear()
             number, words = self._state.words()
             mode = trouble = ""
             was_open = connection is not None
@@ -342,11 +361,11 @@ class _Line:
                 if connection is not None:
                     connection.close()
                     connection = None
-                if was_open:  # perhaps it was started again
-                    self._news.set()
+                if was_open:  # the server may have been restarted, so connect again at once
+                    self._wake.set()
                     continue
-                trouble = f"{self._server} is not told of the owner: {error}"
-            self._heard(self, number, mode, trouble)
-            self._news.wait(TELL_AGAIN_S)
+                trouble = f"cannot tell {self._server} about the owner: {error}"
+            self._answered(self, number, mode, trouble)
+            self._wake.wait(TELL_AGAIN_S)
         if connection is not None:
             connection.close()

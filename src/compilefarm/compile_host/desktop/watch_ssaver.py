@@ -1,15 +1,15 @@
-"""watch-ssaver: this machine is in the farm while nobody uses it, and out when its owner is back.
+"""watch-ssaver: this machine is in the farm while its owner does not use it.
 
-One loop reads all sources (sources/), has presence.py decide, and tells desktop.py, which does what
-follows. It goes round when a source hears of a change, and four times a second while the desktop is
-unused: the owner may come at any time, and some sources have to be looked at for that. While the
-desktop is in use nothing hurries, for coming back is slow anyway, and it looks once in two seconds.
+One loop reads all sources (sources/), lets presence.py decide, and calls desktop.py to act on the
+decision. It runs at once when a source reports a change. The owner may come at any time, and some
+sources have to be polled. So it runs four times a second while the desktop is unused. While the
+desktop is in use, once in two seconds is enough, because coming back is slow anyway.
 
-What takes long (finding a source, bringing the machine in) happens beside the loop. Coming in is
-broken off when the owner is back meanwhile; leaving never is.
+Slow work runs beside the loop: finding a source, and adding the machine to the farm. Adding is
+cancelled if the owner comes back meanwhile; leaving never is.
 
-However it ends, the machine is out of the farm afterwards: on a signal it leaves by itself, and
-when it is killed its guard (guard.py) does that.
+Afterwards the machine is out of the farm, however this program ends. On a signal it leaves the farm
+itself. If it is killed, its guard (guard.py) does that.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ PROGRAM = "watch-ssaver"
 LOOK_UNUSED_S = 0.25
 LOOK_IN_USE_S = 2.0
 BATTERY_S = 5.0
-# A source has so long to answer before it counts as unreadable: less than what a second leaves.
+# Time for a source to answer before it counts as unreadable. The machine must be out of the farm
+# within a second, so this is half of it.
 READ_S = 0.5
 OPEN_S = 10.0
 PAUSE_MIN_S = 1.0
@@ -62,22 +63,22 @@ Say = Callable[[str], None]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `watch-ssaver` with these arguments, by default the command line's; return its status."""
-    parser = Parser(PROGRAM, "Have this machine in the farm while nobody uses it.")
+    parser = Parser(PROGRAM, "Keep this machine in the farm while its owner does not use it.")
     add_desktop_options(parser)
     parser.add_argument(
         "--source", type=_source_names, metavar="NAME[,NAME]",
-        help="ask these sources only (default: all that are found)",
+        help="use only these sources (default: all that are found)",
     )  # fmt: skip
     parser.add_argument(
-        "--list-sources", action="store_true", help="print what each source says now, and end"
+        "--list-sources", action="store_true", help="print what each source says now, and exit"
     )
     parser.add_argument(
         "--idle-after", type=seconds, default=IDLE_AFTER_S, metavar="SECONDS",
-        help=f"time without input after which nobody is there (default: {IDLE_AFTER_S:.0f})",
+        help=f"time without input until the desktop is unused (default: {IDLE_AFTER_S:.0f})",
     )  # fmt: skip
     parser.add_argument(
         "--hours", type=_hours, metavar="HH:MM-HH:MM[,...]",
-        help="be in the farm at these hours only, such as 19:00-07:00 (default: all day)",
+        help="be in the farm only at these hours, such as 19:00-07:00 (default: all day)",
     )  # fmt: skip
     parser.add_argument(
         "--on-battery", choices=["never", "always"], default="never",
@@ -85,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument(
         "--print-unit", action="store_true",
-        help="print a systemd user unit that runs it with the other options given, and end",
+        help="print a systemd user unit that runs it with the other options, and exit",
     )  # fmt: skip
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(words)
@@ -101,14 +102,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.run_dir, f"{PROGRAM}-{host}", this_machine(), create=True, wait=False
         ) as lock:
             if lock is None:
-                raise RunError(f"{host} is watched already, by another {PROGRAM}")
+                raise RunError(f"another {PROGRAM} already watches {host}")
             return asyncio.run(_watch(options, candidates))
     except RunError as error:
         return complain(PROGRAM, error)
 
 
-class Followed:
-    """One source, through its absences: opened when it can be, and again when it was lost."""
+class FollowedSource:
+    """One source, opened when possible, and opened again after it was lost.
+
+    `named` says that the user named it, so it counts even if it was never there.
+    """
 
     def __init__(self, name: str, changed: sources.Changed, say: Say, *, named: bool) -> None:
         self.name = name
@@ -116,7 +120,7 @@ class Followed:
         self._say = say
         self._source: sources.Source | None = None
         self._opening: asyncio.Task[None] | None = None
-        # One that was named, or that was there once, counts while it is away.
+        # A source that was named, or was there once, counts while it is away.
         self._counts = named
         self._missed = False
         self._trouble = "not found yet"
@@ -125,16 +129,16 @@ class Followed:
 
     @property
     def there(self) -> bool:
-        """Whether it can be read."""
+        """Whether the source can be read."""
         return self._source is not None
 
     @property
     def trouble(self) -> str:
-        """Why it cannot be read."""
+        """Why the source cannot be read."""
         return self._trouble
 
     async def try_to_open(self) -> None:
-        """Open it, if that can be done."""
+        """Open the source if possible; else remember why not, and when to try again."""
         source = sources.make(self.name)
         try:
             async with asyncio.timeout(OPEN_S):
@@ -158,10 +162,10 @@ class Followed:
         self._changed()
 
     async def read(self) -> Reading | None:
-        """Return what it says, None where it has no say."""
+        """Return what the source says; None if it does not count."""
         if self._source is None:
             if self._opening is not None and self._opening.done():
-                self._opening.result()  # what is not foreseen must end the program, not a source
+                self._opening.result()  # an unexpected error ends the program, not only the source
                 self._opening = None
             if self._opening is None and time.monotonic() >= self._next_try_s:
                 self._opening = asyncio.create_task(self.try_to_open())
@@ -178,7 +182,7 @@ class Followed:
             return Reading("unreadable", self._trouble)
 
     async def close(self) -> None:
-        """Let go of it."""
+        """Close the source."""
         if self._opening is not None:
             self._opening.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -188,11 +192,11 @@ class Followed:
 
 
 class Watcher:
-    """The loop: readings, verdict, deed."""
+    """The loop: it reads the sources, decides, and acts."""
 
     def __init__(
         self,
-        followed: Callable[[sources.Changed], Sequence[Followed]],
+        followed: Callable[[sources.Changed], Sequence[FollowedSource]],
         presence: Presence,
         desktop: Desktop,
         guard: Guard,
@@ -207,20 +211,20 @@ class Watcher:
         self._on_battery = False
         self._battery_read_s = -BATTERY_S
         self._verdict: Verdict | None = None
-        # What the desktop was told last: whether the owner is there; None where that failed.
-        self._told: bool | None = None
-        self._deed: asyncio.Task[None] | None = None
-        self._deed_in_use = True
+        # The presence that the desktop has acted on; None at first, and after a failure.
+        self._acted_on: bool | None = None
+        self._action: asyncio.Task[None] | None = None
+        self._action_in_use = True
         self._pause_s = PAUSE_MIN_S
         self._next_try_s = 0.0
 
     async def run(self) -> None:
         """Watch until cancelled."""
         await asyncio.gather(*(each.try_to_open() for each in self._followed))
-        self._say_which()
+        self._say_sources()
         while True:
             self._news.clear()
-            self._guard.stand()
+            self._guard.ensure_running()
             verdict = await self._decide()
             self._act(verdict)
             with contextlib.suppress(TimeoutError):
@@ -228,13 +232,13 @@ class Watcher:
                     await self._news.wait()
 
     async def close(self) -> None:
-        """Break off what is being done, and let go of the sources."""
-        if self._deed is not None:
-            self._deed.cancel()
-            await asyncio.wait([self._deed])
+        """Cancel the current action, and close the sources."""
+        if self._action is not None:
+            self._action.cancel()
+            await asyncio.wait([self._action])
         await asyncio.gather(*(each.close() for each in self._followed))
 
-    def _say_which(self) -> None:
+    def _say_sources(self) -> None:
         found = [each.name for each in self._followed if each.there]
         self._say(f"sources: {', '.join(found) or 'none'}")
         for each in self._followed:
@@ -247,48 +251,48 @@ class Watcher:
         if now.monotonic_s - self._battery_read_s >= BATTERY_S:
             self._battery_read_s = now.monotonic_s
             self._on_battery = on_battery()
-        said = {
+        by_name = {
             each.name: reading
             for each, reading in zip(self._followed, readings, strict=True)
             if reading is not None
         }
-        verdict = self._presence.decide(now, said, on_battery=self._on_battery)
+        verdict = self._presence.decide(now, by_name, on_battery=self._on_battery)
         before = self._verdict
         if before is None or before.in_use != verdict.in_use:
             self._say(f"{'in use' if verdict.in_use else 'unused'}: {verdict.why}")
-        elif verdict.settling and not before.settling:
+        elif verdict.backing_off and not before.backing_off:
             self._say(f"still in use: {verdict.why}")
         self._verdict = verdict
         return verdict
 
     def _act(self, verdict: Verdict) -> None:
-        if self._deed is not None and not self._deed.done():
-            if verdict.in_use and not self._deed_in_use:
-                self._deed.cancel()
+        if self._action is not None and not self._action.done():
+            if verdict.in_use and not self._action_in_use:
+                self._action.cancel()
             return
-        if self._deed is not None:
-            self._judge(self._deed)
-            self._deed = None
-        if self._told is verdict.in_use:
+        if self._action is not None:
+            self._finish(self._action)
+            self._action = None
+        if self._acted_on is verdict.in_use:
             return
-        if time.monotonic() < self._next_try_s and self._deed_in_use == verdict.in_use:
+        if time.monotonic() < self._next_try_s and self._action_in_use == verdict.in_use:
             return
-        self._deed_in_use = verdict.in_use
-        deed = self._desktop.owner_came(verdict.since_s) if verdict.in_use else None
-        self._deed = asyncio.create_task(deed or self._desktop.owner_left())
-        self._deed.add_done_callback(lambda _: self._news.set())
+        self._action_in_use = verdict.in_use
+        action = self._desktop.owner_came(verdict.since_s) if verdict.in_use else None
+        self._action = asyncio.create_task(action or self._desktop.owner_left())
+        self._action.add_done_callback(lambda _: self._news.set())
 
-    def _judge(self, deed: asyncio.Task[None]) -> None:
-        """Note what came of a deed."""
-        error = None if deed.cancelled() else deed.exception()
+    def _finish(self, action: asyncio.Task[None]) -> None:
+        """Record the result of an action; raises an error that is not expected."""
+        error = None if action.cancelled() else action.exception()
         if error is None:
-            self._told = None if deed.cancelled() else self._deed_in_use
+            self._acted_on = None if action.cancelled() else self._action_in_use
             self._pause_s = PAUSE_MIN_S
             return
         if not isinstance(error, RunError | Refused | Unreachable | OSError):
             raise error
         complain(PROGRAM, error)
-        self._told = None
+        self._acted_on = None
         self._next_try_s = time.monotonic() + self._pause_s
         self._pause_s = min(2 * self._pause_s, PAUSE_MAX_S)
 
@@ -297,10 +301,10 @@ async def _watch(options: argparse.Namespace, candidates: list[Address]) -> int:
     names = options.source or list(sources.KNOWN)
     guard = Guard(_disable_command(options, candidates))
     desktop = Desktop(options, candidates, _complain)
-    desktop.held = (guard.descriptor,)
+    desktop.inherited_fds = (guard.descriptor,)
 
-    def followed(changed: sources.Changed) -> list[Followed]:
-        return [Followed(name, changed, _say, named=bool(options.source)) for name in names]
+    def followed(changed: sources.Changed) -> list[FollowedSource]:
+        return [FollowedSource(name, changed, _say, named=bool(options.source)) for name in names]
 
     settings = Settings(options.idle_after, options.hours, options.on_battery == "never")
     watcher = Watcher(followed, Presence(settings), desktop, guard, _say)
@@ -313,15 +317,13 @@ async def _watch(options: argparse.Namespace, candidates: list[Address]) -> int:
                 await desktop.leave()
             guard.dismiss()
         except (RunError, Refused, Unreachable, OSError) as error:
-            complain(
-                PROGRAM, f"{str(error) or 'leaving takes too long'}; disable-host is run instead"
-            )
-            guard.release()
+            complain(PROGRAM, f"{str(error) or 'leaving takes too long'}; running disable-host")
+            guard.run_now()
     return 0
 
 
 async def _until_a_signal(work: Coroutine[Any, Any, None]) -> None:
-    """Do the work until a signal asks for the end; raises what the work raises."""
+    """Do the work until a signal ends it; raises what the work raises."""
     loop = asyncio.get_running_loop()
     task = asyncio.create_task(work)
     for number in ending_signals():
@@ -331,10 +333,10 @@ async def _until_a_signal(work: Coroutine[Any, Any, None]) -> None:
 
 
 async def _list_sources(names: Sequence[str]) -> int:
-    """Print each source's name, what it says, and what it is."""
+    """Print each source's name, its state, and why."""
 
     async def line(name: str) -> str:
-        followed = Followed(name, lambda: None, lambda _: None, named=True)
+        followed = FollowedSource(name, lambda: None, lambda _: None, named=True)
         await followed.try_to_open()
         reading = await followed.read() if followed.there else None
         await followed.close()
@@ -351,7 +353,7 @@ async def _list_sources(names: Sequence[str]) -> int:
 
 
 def moment() -> Moment:
-    """Return what all clocks say."""
+    """Return the present moment on every clock."""
     monotonic_s, wall_s = time.monotonic(), time.time()
     asleep_s = None
     if hasattr(time, "CLOCK_BOOTTIME"):
@@ -369,18 +371,18 @@ def unit(options: argparse.Namespace, words: Sequence[str], candidates: Sequence
     return f"""\
 # ~/.config/systemd/user/watch-ssaver.service
 [Unit]
-Description=Compile for others while nobody uses this desktop
+Description=Compile for others while this desktop is unused
 PartOf=graphical-session.target
 After=graphical-session.target
 
 [Service]
 ExecStart={_systemd_words(command)}
-# Where it is killed, and its guard with it.
+# For the case that systemd kills watch-ssaver and its guard.
 ExecStopPost=-{_systemd_words(_disable_command(options, candidates))}
 KillMode=mixed
 Restart=on-failure
 RestartSec=5
-# Control groups share the CPU before priorities do: this one, with distccd in it, comes after all
+# Weights of control groups count before priorities. This group, with distccd in it, comes after all
 # others of the session. A systemd before 252 does not know "idle".
 Slice=-.slice
 CPUWeight=1
@@ -411,7 +413,7 @@ def _disable_command(options: argparse.Namespace, candidates: Sequence[Address])
 
 
 def _program(name: str, module: str, function: str) -> list[str]:
-    """Return the words that run one of our programs, installed or not."""
+    """Return the command that runs one of our programs, installed or not."""
     script = Path(sys.executable).with_name(name)
     if os.access(script, os.X_OK):
         return [str(script)]
@@ -426,7 +428,7 @@ def _source_names(text: str) -> list[str]:
     for name in names:
         if name not in sources.KNOWN:
             known = ", ".join(sources.KNOWN)
-            raise argparse.ArgumentTypeError(f"there is no source '{name}'; there are {known}")
+            raise argparse.ArgumentTypeError(f"there is no source '{name}'; choose from {known}")
     return names
 
 

@@ -1,14 +1,16 @@
-"""How busy a machine is, and which part of that is the farm's own work: the load report.
+"""The load report: how busy a machine is, and how much of that is the farm's own work.
 
-CPU use comes from /proc/stat and the CPU time of distccd's process tree (processes.py), read
-together, so both are over the very same window; what is left is foreign. Load averages cannot be
-split that way: they lag, and count tasks rather than CPU time. So `own1`, `own5` and `own15`
-follow the kernel's own rule on the farm's tasks alone, the number of them that run or want to,
-damped with the same constants. CPU use in place of that number was rejected: eight compilers on
-two CPUs are a load of eight and use two, and the owner would be told of six foreign tasks.
+CPU use comes from /proc/stat and from the CPU time of distccd's process tree (processes.py). They
+are read together, so they cover the same window, and the difference is foreign. Load averages
+cannot be split this way: they lag, and they count tasks and not CPU time. So `own1`, `own5` and
+`own15` follow the kernel's rule for the farm's tasks alone. The number of tasks that run or want to
+run is damped with the kernel's constants. Using the CPU use in place of that number was rejected.
+Eight compilers on two CPUs are a load of eight but use two CPUs, so six foreign tasks would be
+reported.
 
-A source of load that cannot be read means busy, for "nothing there" and "nothing known" must not
-look alike: all CPUs are then foreign. This module must not know where a report goes, nor when.
+If a source of load cannot be read, the machine counts as busy: "nothing there" and "nothing known"
+must not look alike. Then all CPUs are foreign. This module must not know where a report goes, nor
+when.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ Distccd = Literal["running", "stopped", "gone", ""]
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a report says beside the host's name; the fields are the keys of docs/protocol.md."""
+    """The content of a report; its fields are the keys of docs/protocol.md."""
 
     cpus: int | None
     load1: float
@@ -56,11 +58,13 @@ class Report:
         return words
 
     def news_since(self, last: Report) -> bool:
-        """Return whether this is worth telling at once, after `last` was told.
+        """Return whether this differs enough from the `last` report to be sent at once.
 
-        That is another state of distccd, a quarter of a CPU or a tenth of all of them, whichever
-        is more, or a tenth of the memory: less is noise, and a scheduler's decision would not
-        change with it. Pressure has time until the next report: a compile that begins raises it.
+        It does if the state of distccd or the number of CPUs has changed. It does if free memory
+        has changed by more than a tenth of all memory. It does if the foreign CPUs have changed by
+        more than a quarter of a CPU, and more than a tenth of all CPUs. A smaller change is noise,
+        and would not change a scheduler's decision. Pressure waits for the next regular report,
+        because each compile that begins raises it.
         """
         if (self.cpus, self.distccd) != (last.cpus, last.distccd):
             return True
@@ -75,8 +79,8 @@ class Report:
 class Meter:
     """Takes readings of a machine and turns them into reports.
 
-    `tree` is distccd's, None where none was named. `expected_cpus` stands in where the CPUs cannot
-    be counted. `complain` is told what cannot be read, as often as that is so.
+    `tree` is distccd's; None if no distccd is known. `expected_cpus` is used if the CPUs cannot be
+    counted. `complain` gets a line at each reading for each source that cannot be read.
     """
 
     def __init__(
@@ -100,14 +104,13 @@ class Meter:
         self.begin_window()
 
     def begin_window(self) -> None:
-        """Let what follows be measured from the last reading on."""
+        """Begin a new window at the last reading."""
         self._window_s = self._window_own_s = self._window_foreign_s = self._window_stalled_s = 0.0
 
     def read(self, now_s: float) -> Report:
-        """Take a reading; return the report on the window, which it ends for now.
+        """Take a reading, and return the report on the window until now.
 
-        `now_s` is any steady clock. With the first reading there is no window yet, and the CPU use
-        is 0.
+        `now_s` is any monotonic clock. The first reading has no window yet, so its CPU use is 0.
         """
         passed_s = 0.0 if self._at_s is None else max(0.0, now_s - self._at_s)
         self._at_s = now_s
@@ -150,22 +153,22 @@ class Meter:
         return self._cpus or self._expected_cpus
 
     def _foreign(self, own_s: float, passed_s: float) -> tuple[float, float]:
-        """Return the foreign CPU seconds of `passed_s`, and our share of the machine's CPUs."""
+        """Return the foreign CPU seconds in `passed_s`, and our share of the machine's CPUs."""
         before, self._busy_s = self._busy_s, self._or_complain(self._machine.busy_cpu_s, None)
         if self._busy_s is None:
             return self._all_cpus * passed_s, 1.0
         usable, all_cpus = self._machine.cpus(len(self._busy_s))
         self._cpus = usable
         if before is None:
-            # Nothing to compare with: the first reading of all, or the first that works again.
+            # There is no reading to compare with: this is the first one, or the first that works.
             return (usable * passed_s, usable / all_cpus)
-        # A CPU that was plugged in meanwhile begins to count with the next reading.
+        # A CPU that was added since the last reading counts from the next one on.
         busy_s = sum(
             min(passed_s, max(0.0, now_s - before.get(cpu, now_s)))
             for cpu, now_s in self._busy_s.items()
         )
-        # With a quota of fewer CPUs than there are, others take nothing from us until those that
-        # we may not use are taken.
+        # With a quota below the number of CPUs, others take nothing from us until they use all CPUs
+        # outside our quota.
         not_ours_s = (len(self._busy_s) - usable) * passed_s
         return max(0.0, busy_s - own_s - not_ours_s), usable / all_cpus
 
@@ -190,7 +193,7 @@ class Meter:
         return self._damped[0], self._damped[1], self._damped[2]
 
     def _compile_memory_mb(self) -> float | None:
-        """Return the memory of the largest compile that runs now; None where none does."""
+        """Return the memory of the largest compile that runs now, in MiB; None if none runs."""
         root = self._tree.root_pid if self._tree else 0
         held = [each.resident_mb for pid, each in self._members.items() if pid != root]
         return max(held, default=0.0) or None
@@ -200,7 +203,7 @@ class Meter:
             return ""
         if self._tree.root() is None:
             return "gone"
-        # A compile may be stopped, because the owner is there. It is distccd that must get to run.
+        # Compiles may be stopped because the owner is present. distccd and its workers must run.
         stopped = any(
             process.stopped
             for process in self._members.values()

@@ -1,13 +1,12 @@
-"""What a machine tells of itself: CPU use, load averages, memory, pressure, processes.
+"""Reads a machine's CPU use, load averages, memory, pressure and processes from /proc.
 
-Read from a directory that looks like /proc, which may be another than /proc: tests and emulated
-hosts are fed that way. The files are read directly and not through psutil, which takes eight times
-as long for a process (128 µs where this takes 16), and this runs twice a second on somebody's
-desktop. Where a system has no /proc, psutil is what reads it (other_unix.py); nothing above knows
-the difference.
+The directory may be another one that looks like /proc: tests and emulated hosts use that. The files
+are read directly and not through psutil, because this runs twice a second on someone's desktop.
+psutil takes eight times as long per process, 128 µs instead of 16. On a system without /proc,
+other_unix.py reads the same facts through psutil. The modules above do not notice the difference.
 
-Whatever is missing or garbled raises `Unreadable`, never anything else. This module must not know
-what is done about that, nor which processes matter.
+A missing or garbled file raises `Unreadable`, never anything else. This module must not know what
+follows from that, nor which processes matter.
 """
 
 from __future__ import annotations
@@ -20,35 +19,36 @@ from typing import Protocol
 
 from compilefarm.compile_host.processes import Process, ProcessSource, Unreadable
 from compilefarm.programs.cpus import available_cpus
+from compilefarm.programs.error_text import error_text
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 class Machine(ProcessSource, Protocol):
-    """A machine that can be asked; every method raises `Unreadable`."""
+    """A machine whose state can be read; every method raises `Unreadable`."""
 
     def busy_cpu_s(self) -> dict[str, float]:
-        """Return the seconds since boot that each CPU open to this process was busy, by name."""
+        """Return the busy seconds since boot of each CPU that this process may use, by name."""
 
     def cpus(self, counted: int) -> tuple[int, int]:
-        """Return how many CPUs this process may keep busy, and how many the whole machine has.
+        """Return the number of CPUs that this process may use, and of all CPUs.
 
-        `counted` is the number of CPUs that `busy_cpu_s` told of.
+        `counted` is the number of CPUs in the result of `busy_cpu_s`.
         """
 
     def load_averages(self) -> tuple[float, float, float]:
         """Return the load averages over 1, 5 and 15 minutes."""
 
     def memory_mb(self) -> tuple[float, float]:
-        """Return what a program could have without swapping, and all memory, in MiB."""
+        """Return the memory that a program can get without swapping, and all memory, in MiB."""
 
     def cpu_stalled_s(self) -> float | None:
         """Return the seconds since boot in which some task waited for a CPU; None if unknown."""
 
 
 def this_machine(procfs: Path | None = None) -> Machine:
-    """Return the machine that `procfs` shows, by default the one that this runs on."""
+    """Return the machine in the directory `procfs`, by default the one this runs on."""
     if procfs is not None or Path("/proc/stat").exists():
         return ProcMachine(procfs)
     from compilefarm.compile_host.load.other_unix import OtherUnix
@@ -69,13 +69,13 @@ class ProcMachine:
             with os.scandir(self._directory) as entries:
                 return [int(entry.name) for entry in entries if entry.name.isdecimal()]
         except OSError as error:
-            raise Unreadable(f"{self._directory}: {_words(error)}") from None
+            raise Unreadable(f"{self._directory}: {error_text(error)}") from None
 
     def process(self, pid: int) -> Process | None:
-        """Return one process, or None where there is none."""
+        """Return one process, or None if it does not exist."""
         try:
             with FileIO(f"{self._directory}/{pid}/stat") as file:
-                # The command's name may hold anything, a closing parenthesis too.
+                # The command's name may contain any character, even a closing parenthesis.
                 fields = file.read().rpartition(b")")[2].split()
             return Process(
                 pid=pid,
@@ -88,15 +88,15 @@ class ProcMachine:
                 resident_mb=int(fields[21]) * _PAGE_MB if len(fields) > 21 else 0.0,
             )
         except OSError:
-            return None  # it ended, before the file was opened or before it was read
+            return None  # it ended before the file was opened or read
         except (ValueError, IndexError):
-            raise Unreadable(f"{self._directory}/{pid}/stat is not a process's line") from None
+            raise Unreadable(f"{self._directory}/{pid}/stat has an unknown format") from None
 
     def busy_cpu_s(self) -> dict[str, float]:
-        """Return the seconds since boot that each CPU open to this process was busy, by name.
+        """Return the busy seconds since boot of each CPU that this process may use, by name.
 
-        Waiting for I/O is idle: the CPU is there to be had. Time stolen by a hypervisor is busy:
-        it is not.
+        Waiting for I/O counts as idle, because the CPU is available. Time stolen by a hypervisor
+        counts as busy, because the CPU is not.
         """
         busy_s = {}
         open_cpus = {f"cpu{number}" for number in os.sched_getaffinity(0)} if self._real else None
@@ -113,12 +113,12 @@ class ProcMachine:
             ticks = user + nice + system + irq + softirq + steal
             busy_s[name] = ticks / _TICKS_PER_S
         if not busy_s:
-            raise Unreadable(f"{self._directory}/stat has no line of a CPU")
+            raise Unreadable(f"{self._directory}/stat has no line for a CPU")
         return busy_s
 
     def cpus(self, counted: int) -> tuple[int, int]:
-        """Return how many CPUs this process may keep busy, and how many the whole machine has."""
-        # Where another machine's files are read, what this process may do says nothing.
+        """Return the number of CPUs that this process may use, and of all CPUs."""
+        # The limits of this process say nothing about another machine.
         if not self._real:
             return counted, counted
         return min(counted, available_cpus()), max(counted, os.cpu_count() or 1)
@@ -128,13 +128,13 @@ class ProcMachine:
         try:
             one, five, fifteen = map(float, self._read("loadavg").split()[:3])
         except ValueError:
-            raise Unreadable(f"{self._directory}/loadavg has not three numbers") from None
+            raise Unreadable(f"{self._directory}/loadavg does not have three numbers") from None
         if not all(0 <= load < math.inf for load in (one, five, fifteen)):
-            raise Unreadable(f"{self._directory}/loadavg has a number that is no load")
+            raise Unreadable(f"{self._directory}/loadavg has a number that is not a load")
         return one, five, fifteen
 
     def memory_mb(self) -> tuple[float, float]:
-        """Return what a program could have without swapping, and all memory, in MiB."""
+        """Return the memory that a program can get without swapping, and all memory, in MiB."""
         sizes_kb = {}
         for line in self._read("meminfo").splitlines():
             name, _, size = line.partition(":")
@@ -146,17 +146,17 @@ class ProcMachine:
             return sizes_kb["MemAvailable"] / 1024, sizes_kb["MemTotal"] / 1024
         except KeyError as missing:
             name = missing.args[0]
-            raise Unreadable(f"{self._directory}/meminfo has no size of {name}") from None
+            raise Unreadable(f"{self._directory}/meminfo has no size for {name}") from None
 
     def cpu_stalled_s(self) -> float | None:
         """Return the seconds since boot in which some task waited for a CPU; None if unknown.
 
-        The kernel has averages, too; but the shortest one still tells of a stall 10 s afterwards.
+        The kernel's averages were rejected: even the shortest still shows a stall 10 s later.
         """
         try:
             text = self._read("pressure/cpu")
         except Unreadable:
-            return None  # a kernel without it is nothing to complain about
+            return None  # the kernel is built without pressure, which is no error
         try:
             words = next(line for line in text.splitlines() if line.startswith("some ")).split()
             total_us = dict(word.split("=") for word in words[1:])["total"]
@@ -164,7 +164,7 @@ class ProcMachine:
             total_us = ""
         if not (total_us.isascii() and total_us.isdecimal() and len(total_us) < 20):
             raise Unreadable(
-                f"{self._directory}/pressure/cpu has no 'some … total=' in whole numbers"
+                f"{self._directory}/pressure/cpu has no 'some … total=' with a whole number"
             )
         return int(total_us) / 1e6
 
@@ -173,8 +173,4 @@ class ProcMachine:
             with FileIO(f"{self._directory}/{name}") as file:
                 return file.read().decode("ascii", errors="replace")
         except OSError as error:
-            raise Unreadable(f"{self._directory}/{name}: {_words(error)}") from None
-
-
-def _words(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
+            raise Unreadable(f"{self._directory}/{name}: {error_text(error)}") from None

@@ -1,8 +1,8 @@
-"""The readings of machine.py on a Unix that has no /proc, by psutil.
+"""The readings of machine.py on a Unix without /proc, by psutil.
 
-The interface is the same, and so is the accounting above it, but not everything is told
-everywhere: macOS keeps no CPU time of children that were waited for, so short compilers count as
-foreign there. Too busy is the side to err on.
+The interface is the same, and so is the accounting above it. But some systems report less: macOS
+does not keep the CPU time of children that were waited for. There, short compilers count as foreign
+load, which errs on the side of "too busy".
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class OtherUnix:
         return psutil.pids()
 
     def process(self, pid: int) -> Process | None:
-        """Return one process, or None where there is none or it is nobody's business."""
+        """Return one process, or None if it does not exist or may not be read."""
         try:
             process = psutil.Process(pid)
             with process.oneshot():
@@ -45,7 +45,7 @@ class OtherUnix:
             return None
 
     def busy_cpu_s(self) -> dict[str, float]:
-        """Return the seconds that each CPU has been busy since boot, by the CPU's name."""
+        """Return the busy seconds since boot of each CPU, by name."""
         try:
             cpus = psutil.cpu_times(percpu=True)
         except (psutil.Error, OSError, RuntimeError) as error:
@@ -57,7 +57,7 @@ class OtherUnix:
         }
 
     def cpus(self, counted: int) -> tuple[int, int]:
-        """Return how many CPUs this process may keep busy, and how many the whole machine has."""
+        """Return the number of CPUs that this process may use, and of all CPUs."""
         return min(counted, available_cpus()), counted
 
     def load_averages(self) -> tuple[float, float, float]:
@@ -68,7 +68,7 @@ class OtherUnix:
             raise Unreadable(f"load averages: {error}") from None
 
     def memory_mb(self) -> tuple[float, float]:
-        """Return what a program could have without swapping, and all memory, in MiB."""
+        """Return the memory that a program can get without swapping, and all memory, in MiB."""
         try:
             memory = psutil.virtual_memory()
         except (psutil.Error, OSError, RuntimeError) as error:
@@ -76,5 +76,5 @@ class OtherUnix:
         return memory.available / 2**20, memory.total / 2**20
 
     def cpu_stalled_s(self) -> float | None:
-        """Return None: no other system tells it."""
+        """Return None: no other system reports it."""
         return None

@@ -1,17 +1,17 @@
 """Measures how fast this machine compiles: one source at a time, then on all its slots at once.
 
-What counts is the CPU time of the compilers, in both figures, and not the time that passed. What
-other programs take of a CPU, or a hypervisor does, is foreign load: loadavg reports it and the
-server allows for it, so an index that is lower for it too would count it twice. CPU time misses
-nothing that belongs to the machine: where two slots share a core, a cache or the memory's
-bandwidth, each compile needs more CPU time, and that is why there is a second figure. Only where
-there are more slots than CPUs do compiles wait for each other, and that is a matter of division.
+Both figures count the CPU time of the compilers, and not the elapsed time. If other programs or a
+hypervisor take a part of a CPU, that is foreign load: loadavg reports it, and the server allows for
+it. An index that is lower because of it would count it twice. CPU time misses nothing that belongs
+to the machine. If two slots share a core, a cache or the memory bandwidth, each compile needs more
+CPU time. That is why there is a second figure. Only with more slots than CPUs do compiles wait for
+each other, and then a division gives the result.
 
-Starting a compiler is no compiling. Each source is followed by an empty file on the same slot, and
-what that takes is subtracted: at that moment, and under that load.
+Starting a compiler is not compiling. After each source, the same slot compiles an empty file, and
+that time is subtracted, measured at the same moment and under the same load.
 
-On all slots, a slot that is through with the set goes on compiling until the last one is, so that
-nothing is measured on a machine that is half idle already; each slot begins the set elsewhere.
+When all slots are measured, a slot that has finished the set goes on compiling until the last slot
+has finished. So no slot is measured on a half idle machine. Each slot begins at another source.
 
 This module must not know what the figures are for, nor where they go.
 """
@@ -38,7 +38,7 @@ from compilefarm.compile_host.processes import Unreadable
 from compilefarm.programs.cpus import available_cpus
 
 COMPILERS = ("cc", "gcc", "clang")
-# Programs that stand in for a compiler, under its name, and do not compile (here).
+# Programs that take a compiler's place, under its name, and do not compile on this machine.
 WRAPPERS = {"ccache", "distcc", "icecc", "sccache"}
 LANGUAGE_OPTIONS: dict[Language, list[str]] = {
     "C": ["-x", "cpp-output", "-std=gnu11"],
@@ -47,12 +47,12 @@ LANGUAGE_OPTIONS: dict[Language, list[str]] = {
 
 
 class BenchmarkError(Exception):
-    """Nothing can be measured; the text says why and what to do."""
+    """The measurement is impossible; the text says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Compiler:
-    """A compiler: its path, and the first line of what it says of its version."""
+    """A compiler: its path, and the first line of its --version."""
 
     path: str
     version: str
@@ -60,7 +60,7 @@ class Compiler:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What a measurement is a measurement of; another subject needs another measurement."""
+    """The machine, compiler and number of slots of a measurement; it holds for no other subject."""
 
     cpu: str
     cpus: int
@@ -72,7 +72,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """The median of some figures, and the quartiles around it."""
+    """The median of some figures, and their quartiles."""
 
     median: float
     low: float
@@ -88,9 +88,9 @@ class Spread:
 class Measurement:
     """How fast a subject compiles, relative to the reference machine.
 
-    `single` is the speed of one slot while the others are idle, `all_slots` that of each slot
-    while all are in use. `foreign_share` is the part of the CPUs, 0 to 1, that was others' work
-    meanwhile; None where that cannot be known.
+    `single` is the speed of one slot while the others are idle; `all_slots` is the speed of each
+    slot while all are in use. `foreign_share` is the share of the CPUs, 0 to 1, that other work
+    used meanwhile; None if unknown.
     """
 
     subject: Subject
@@ -104,15 +104,15 @@ class Measurement:
     def power_index(self) -> float:
         """The power index for the farm, to three digits.
 
-        It is a slot's speed with all slots in use: that is what a compile gets from a farm at
-        work. The other figure would overrate every machine with two threads a core.
+        It is a slot's speed with all slots in use, because a busy farm gives a compile that speed.
+        The other figure would overrate every machine with two threads per core.
         """
         return float(f"{self.all_slots.median:.3g}")
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """The set compiled once on each slot: mean CPU time a slot, and the foreign part of the CPUs.
+    """The set, compiled once on each slot: mean CPU time per slot, and the foreign share of CPUs.
 
     `cpu_s` is without the start-up of the compilers.
     """
@@ -122,7 +122,7 @@ class Pass:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Return median and quartiles of at least one value."""
+    """Return the median and the quartiles of at least one value."""
     if len(values) == 1:
         return Spread(values[0], values[0], values[0])
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -130,10 +130,10 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def slot_speed(reference_s: float, cpu_s: float, slots: int, cpus: int) -> float:
-    """Return a slot's speed, where the reference machine's is 1.
+    """Return a slot's speed; that of the reference machine is 1.
 
-    `reference_s` and `cpu_s` are CPU seconds for the same work, there and here. Slots in use
-    beyond the number of CPUs share them.
+    `reference_s` and `cpu_s` are the CPU seconds for the same work, there and here. If there are
+    more slots than CPUs, they share the CPUs.
     """
     if cpu_s <= 0:
         raise BenchmarkError("the compiler takes no longer for the sources than for empty files")
@@ -141,16 +141,16 @@ def slot_speed(reference_s: float, cpu_s: float, slots: int, cpus: int) -> float
 
 
 def find_compiler(name: str | None) -> Compiler:
-    """Return the compiler of that name or path, by default this machine's.
+    """Return the compiler of this name or path, by default this machine's.
 
-    Programs such as ccache that stand in its place on PATH are passed by. Raises `BenchmarkError`.
+    Wrappers on PATH, such as ccache, are skipped. Raises `BenchmarkError`.
     """
     names = COMPILERS if name is None else (name,)
     path = next(filter(None, map(_on_path, names)), None)
     if path is None and name is None:
         raise BenchmarkError(f"no C compiler ({', '.join(COMPILERS)}) on PATH; install gcc")
     if path is None:
-        raise BenchmarkError(f"{name} is no compiler on PATH; name another with --compiler")
+        raise BenchmarkError(f"{name} is not a compiler on PATH; name another with --compiler")
     try:
         said = subprocess.run(
             [path, "--version"], capture_output=True, check=True, timeout=30, env=_environment()
@@ -164,7 +164,7 @@ def find_compiler(name: str | None) -> Compiler:
 
 
 def languages_of(compiler: Compiler) -> tuple[Language, ...]:
-    """Return what a compiler compiles, C at least; raises `BenchmarkError` where not even that."""
+    """Return the languages that a compiler compiles; raises `BenchmarkError` if C is not one."""
     with Workshop(compiler.path, []) as workshop:
         workshop.compile_empty("C")
         with contextlib.suppress(BenchmarkError):
@@ -174,20 +174,20 @@ def languages_of(compiler: Compiler) -> tuple[Language, ...]:
 
 
 def subject(compiler: Compiler, slots: int) -> Subject:
-    """Return what a measurement on this machine would be of."""
+    """Return the subject of a measurement on this machine."""
     return Subject(
         cpu_model(), available_cpus(), slots, compiler.path, compiler.version, SET_VERSION
     )
 
 
 def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """Return what this machine calls its CPU, as well as the system tells it."""
+    """Return the name of this machine's CPU, as far as the system knows it."""
     with contextlib.suppress(OSError):
         facts: dict[str, str] = {}
         for line in cpuinfo.read_text(errors="replace").splitlines():
             key, _, value = line.partition(":")
             facts.setdefault(key.strip(), value.strip())
-        # Arm has no name for it, but numbers that mean one.
+        # Arm has numbers in place of a name.
         for keys in (("model name",), ("CPU implementer", "CPU part", "CPU revision"), ("cpu",)):
             if all(facts.get(key) for key in keys):
                 return " ".join(facts[key] for key in keys)
@@ -202,9 +202,9 @@ def measure(
     rounds: int,
     tell: Callable[[str], object] = lambda _: None,
 ) -> Measurement:
-    """Compile the sources that the compiler can, so many rounds, and return how fast that was.
+    """Compile the sources in the compiler's languages `rounds` times, and return the speed.
 
-    `tell` gets one line a round. Raises `BenchmarkError`.
+    `tell` gets one line per round. Raises `BenchmarkError`.
     """
     languages = languages_of(compiler)
     sources = [source for source in sources if source.language in languages]
@@ -235,10 +235,10 @@ def measure(
 
 
 class Workshop:
-    """A temporary directory with the sources in it, and the compilers that run there.
+    """A temporary directory with the sources, and the compilers that run there.
 
-    Both are gone when the block ends, however it does. While it lasts, this process has no other
-    children.
+    Both are gone when the block ends, for whatever reason. Meanwhile this process must have no
+    other children.
     """
 
     def __init__(self, compiler: str, sources: Sequence[Source]) -> None:
@@ -258,7 +258,7 @@ class Workshop:
                 self._commands.append(self._command(source.language, "empty"))
         except OSError as error:
             raise BenchmarkError(
-                f"no temporary directory can be made ({error.strerror}); set TMPDIR to another"
+                f"cannot make a temporary directory ({error.strerror}); set TMPDIR to another"
             ) from None
         self._environment = _environment() | {"TMPDIR": str(self._path)}
         return self
@@ -268,19 +268,19 @@ class Workshop:
         self._temporary.cleanup()
 
     def compile_empty(self, language: Language) -> None:
-        """Compile nothing; raises `BenchmarkError` where even that fails."""
+        """Compile an empty file; raises `BenchmarkError` if even that fails."""
         self._start(0, self._command(language, "empty"))
         self._next_end()
 
     def compile_set(self, slots: int) -> Pass:
-        """Compile the set on each of so many slots at once; raises `BenchmarkError`."""
+        """Compile the set on each of `slots` slots at once; raises `BenchmarkError`."""
         others = _ForeignLoad()
         length = len(self._commands)
         done = [0] * slots
         cpu_s = 0.0
 
         def start(slot: int) -> None:
-            # Two commands belong together: a source, and the empty file after it.
+            # Two commands form a pair: a source, and the empty file after it.
             self._start(slot, self._commands[(2 * slot + done[slot]) % length])
 
         for slot in range(slots):
@@ -291,7 +291,7 @@ class Workshop:
                 cpu_s += -used_s if done[slot] % 2 else used_s
             done[slot] += 1
             start(slot)
-        self._end_all()  # before the reading: CPU time is told of children that were waited for
+        self._end_all()  # before the reading: it includes only children that were waited for
         return Pass(cpu_s / slots, others.share())
 
     def _command(self, language: Language, file: str) -> list[str]:
@@ -311,20 +311,20 @@ class Workshop:
                     (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
                     (os.POSIX_SPAWN_OPEN, 2, f"{output}.log", writing, 0o600),
                 ],
-                # A group of its own, because a compiler is several processes and all must end.
+                # A group of its own, because a compiler consists of several processes.
                 setpgroup=0,
             )
         except OSError as error:
-            raise BenchmarkError(f"{command[0]} cannot be run ({error.strerror})") from None
+            raise BenchmarkError(f"cannot run {command[0]} ({error.strerror})") from None
         self._slot_of[pid] = slot
 
     def _next_end(self) -> tuple[int, float]:
-        """Wait for a compiler; return its slot and its CPU seconds, those of its parts included."""
+        """Wait for a compiler to end; return its slot and its CPU seconds, with its children's."""
         pid, status, usage = os.wait4(-1, 0)
         slot = self._slot_of.pop(pid)
         if status != 0:
             log = (self._path / f"slot{slot}.log").read_text(errors="replace")
-            words = next(filter(None, map(str.strip, log.splitlines())), "it said nothing")
+            words = next(filter(None, map(str.strip, log.splitlines())), "it printed nothing")
             raise BenchmarkError(
                 f"{self._compiler} does not compile the built-in sources: {words}; "
                 "name another compiler with --compiler"
@@ -345,7 +345,7 @@ class Workshop:
 
 
 def _on_path(name: str) -> str | None:
-    """Return the path of a program that is no wrapper; a name with a slash is a path itself."""
+    """Return the path of a program that is not a wrapper; a name with a slash is a path."""
     directories = ["."] if "/" in name else os.get_exec_path()
     for directory in directories:
         found = shutil.which(Path(directory, name).absolute())
@@ -359,14 +359,14 @@ def _environment() -> dict[str, str]:
 
 
 class _ForeignLoad:
-    """What others use of the CPUs, from when this was made."""
+    """The CPU use of other programs since this was made."""
 
     def __init__(self) -> None:
         self._machine = this_machine()
         self._begin = self._reading()
 
     def share(self) -> float | None:
-        """Return the others' part of all CPU time until now, 0 to 1; None if it cannot be read."""
+        """Return the others' share of all CPU time until now, 0 to 1; None if it cannot be read."""
         end = self._reading()
         if self._begin is None or end is None:
             return None
@@ -376,7 +376,7 @@ class _ForeignLoad:
         return min(1.0, max(0.0, busy_s - own_s) / capacity_s) if capacity_s > 0 else None
 
     def _reading(self) -> tuple[float, float, float] | None:
-        """Return the seconds that all CPUs had, were busy, and were busy for us."""
+        """Return the seconds that passed on all CPUs, that they were busy, and busy for us."""
         try:
             busy_s = self._machine.busy_cpu_s()
         except Unreadable:

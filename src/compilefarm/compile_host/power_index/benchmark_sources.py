@@ -1,14 +1,14 @@
-"""The sources that power-index compiles: C and C++ that no machine has to bring along.
+"""The sources that power-index compiles, in C and C++, generated so that they need no other file.
 
-They are generated, so nothing is shipped, and they are as after preprocessing, so that no header
-of the machine plays a part: every machine compiles the same bytes, whatever its system, word size
-or C library. What they are made of is what a compiler's time goes into: a long stretch of
-declarations of which little is used, then functions full of branches, loops, arithmetic and calls;
-in C++ templates that are instantiated for one record type after another. Real projects would be
-truer and were rejected: they are large, they go stale, and they have configure scripts.
+They look like preprocessed files, so no header of the machine plays a part. Every machine compiles
+the same bytes, whatever its system, word size or C library. The sources contain what compilers
+spend their time on. First comes a long list of declarations, few of which are used. Then come
+functions full of branches, loops, arithmetic and calls. In C++ there are templates, instantiated
+for one record type after another. Real projects would be more realistic. They were rejected because
+they are large, go stale, and have configure scripts.
 
-The text must stay the same, byte for byte: all power indices ever measured are relative to it. A
-change of it is a new `SET_VERSION`, and new times to relate to.
+The text must stay the same, byte for byte, because all power indices ever measured are relative to
+it. A change needs a new `SET_VERSION` and new reference times.
 
 This module must not know how a compiler is run.
 """
@@ -22,9 +22,9 @@ from string import Template
 from typing import Literal
 
 SET_VERSION = 1
-# The CPU seconds that a C and a C++ source take on the reference machine, the one of power index 1,
-# by the seed of their text. docs/power-index.md says which machine that is. Other seeds gave
-# sources that take far longer or shorter, and would weigh too much or too little.
+# The CPU seconds that a C and a C++ source take on the reference machine, by the seed of their
+# text. That machine has power index 1; docs/power-index.md names it. Sources of other seeds take
+# far longer or shorter, so their weight would be too large or too small.
 REFERENCE_S = {0: (1.25, 3.3), 2: (1.7, 3.35)}
 
 Language = Literal["C", "C++"]
@@ -40,7 +40,7 @@ class Source:
 
 
 def source_set() -> list[Source]:
-    """Return the whole set, C and C++ by turns, so that any beginning of it is a fair sample."""
+    """Return the whole set, C and C++ in turn, so that any beginning of it is a fair sample."""
     sources = []
     for seed, (c_s, cxx_s) in REFERENCE_S.items():
         sources.append(Source("C", c_text(seed, declarations=1600, functions=4), c_s))
@@ -49,7 +49,7 @@ def source_set() -> list[Source]:
 
 
 def c_text(seed: int, *, declarations: int, functions: int) -> str:
-    """Return a C source: so many declarations, as from headers, and so many functions."""
+    """Return a C source with this number of declarations, as from headers, and of functions."""
     draw = _Draw(seed)
     lines = ['# 1 "benchmark.c"', '# 1 "declarations.h" 1 3']
     for number in range(declarations):
@@ -61,7 +61,7 @@ def c_text(seed: int, *, declarations: int, functions: int) -> str:
 
 
 def cxx_text(seed: int, *, declarations: int) -> str:
-    """Return a C++ source: so many declarations, and templates used with a type of its own."""
+    """Return a C++ source with this number of declarations, and templates used with a record."""
     draw = _Draw(seed)
     lines = ['# 1 "benchmark.cc"', '# 1 "declarations.h" 1 3']
     for number in range(declarations):
@@ -71,10 +71,10 @@ def cxx_text(seed: int, *, declarations: int) -> str:
 
 
 class _Draw:
-    """Choices that are the same on every Python.
+    """Choices that are the same in every version of Python.
 
-    Only `Random.random` is promised to give the same numbers in every version; `choice` and
-    `randrange` did change.
+    Only `Random.random` is guaranteed to give the same numbers in every version; `choice` and
+    `randrange` have changed.
     """
 
     def __init__(self, seed: int) -> None:
@@ -150,8 +150,8 @@ def _cxx_declaration(number: int, draw: _Draw) -> list[str]:
             return [f"extern {one} outside_{number}({two} a);"]
 
 
-# What the generated functions work on. Unsigned throughout: nothing overflows, and nothing that a
-# compiler would warn of.
+# The data of the generated functions. All of it is unsigned, so nothing overflows, and compilers
+# have nothing to warn about.
 _C_PRELUDE = """
 struct item { unsigned key, weight, kind, marks[8]; struct item *left, *right; };
 extern unsigned outside(struct item *item, unsigned a, unsigned b);
@@ -234,7 +234,7 @@ def _expression(depth: int, draw: _Draw) -> str:
             return f"({left} {draw.one_of(('+', '-', '*', '^', '&', '|'))} {right})"
 
 
-# As much of a library as programs use of theirs: containers, an algorithm, type erasure, a tuple.
+# The parts of a library that programs use most: containers, an algorithm, type erasure, a tuple.
 _CXX_LIBRARY = """
 namespace lib {
 typedef decltype(sizeof 0) size;
@@ -406,7 +406,7 @@ template <class F, class H, class... T> void each(const tuple<H, T...> &t, F &f)
 """.strip()
 
 
-# A record type, and a function that puts it into every part of the library.
+# A record type, and a function that uses it with every part of the library.
 _RECORD = Template("""
 struct record {
     $fields

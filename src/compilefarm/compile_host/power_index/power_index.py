@@ -1,10 +1,11 @@
-"""power-index: measures how fast this machine compiles, so that a number need not be guessed.
+"""power-index: measures how fast this machine compiles, so that the number need not be guessed.
 
-The result goes into a file of the user's, with what it was measured on, because a machine does not
-get faster overnight: enable-host takes it from there. A measurement for the first time must not
-keep a host out of the farm, so enable-host makes do with a quick one, before the host is in: once
-it is in, the farm's own compiles and the measurement would disturb each other, and a farm that
-counts with power index 1 until then would send the large files elsewhere and learn from that.
+The result is stored in a file of the user's, because a machine does not get faster overnight. The
+file names the machine and compiler of each result, and enable-host reads it. A first measurement
+must not keep a host out of the farm for long, so enable-host makes a quick one. It does that before
+the host is in the farm: afterwards the farm's compiles and the measurement would disturb each
+other. Until the measurement is done, the farm would assume a power index of 1, send the large files
+elsewhere, and learn from that.
 
 This module must not know how speed is measured (benchmark.py), nor what the farm does with it.
 """
@@ -34,10 +35,11 @@ from compilefarm.compile_host.power_index.benchmark import (
 from compilefarm.compile_host.power_index.benchmark_sources import source_set
 from compilefarm.programs.command_line import print_result
 from compilefarm.programs.cpus import available_cpus
+from compilefarm.programs.error_text import error_text
 from compilefarm.programs.options import (
     Parser,
     complain,
-    end_tidily_on_a_signal,
+    exit_on_a_signal,
     host_address,
     this_host,
     whole_number,
@@ -48,10 +50,10 @@ ROUNDS_DEFAULT = 5
 # A quick measurement is one round of one source for each language.
 QUICK_SOURCES = 2
 QUICK_ROUNDS = 1
-# Above these a measurement is worth repeating.
+# Above these limits a measurement should be repeated.
 FOREIGN_SHARE_MAX = 0.1
 WIDTH_MAX = 0.1
-# Several compilers, or numbers of slots, may have been measured.
+# There may be measurements for several compilers and numbers of slots.
 CACHED_MAX = 16
 
 
@@ -65,35 +67,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--slots",
         type=whole_number,
         metavar="N",
-        help="how many compiles at once (default: one for each CPU)",
+        help="number of compiles at the same time (default: one for each CPU)",
     )
     parser.add_argument(
         "--rounds",
         type=whole_number,
         metavar="N",
-        help=f"how often everything is compiled (default: {ROUNDS_DEFAULT})",
+        help=f"number of times that everything is compiled (default: {ROUNDS_DEFAULT})",
     )
     parser.add_argument(
-        "--quick", action="store_true", help="compile a part only, and once, for a first figure"
+        "--quick", action="store_true", help="compile only a part, and once, for a first figure"
     )
     parser.add_argument(
-        "--register", action="store_true", help="send it to host-server, as addhost does"
+        "--register", action="store_true", help="send the result to host-server, as addhost does"
     )
     parser.add_argument(
         "--host",
         type=host_address,
         metavar="HOST[:PORT]",
-        help="with --register: the name of this machine in the farm (default: its host name)",
+        help="with --register: name of this machine in the farm (default: its host name)",
     )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
-    parser.add_argument("--verbose", action="store_true", help="tell of each round")
+    parser.add_argument("--verbose", action="store_true", help="print a line for each round")
     options = parser.parse_args(arguments)
     if options.host and not options.register:
-        parser.error("--host goes with --register")
+        parser.error("--host needs --register")
     candidates = parser.servers(options) if options.register else []
     slots = options.slots or available_cpus()
 
-    end_tidily_on_a_signal()
+    exit_on_a_signal()
     try:
         compiler = find_compiler(options.compiler)
         measurement = _measured(
@@ -109,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     status = print_result("power-index", text)
     if doubt := _doubt(measurement):
         complain("power-index", f"warning: {doubt}")
-    # A first figure is no reason to forget a better one.
+    # A quick figure does not replace a better one.
     if not (options.quick and recall(compiler, slots)) and (failure := remember(measurement)):
         complain("power-index", f"warning: {failure}")
     if status or not options.register:
@@ -117,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from compilefarm.programs.announce import add
 
     host = options.host or this_host()
-    # What is said of the registration is no JSON.
+    # The line about the registration is not JSON.
     with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):
         return add(
             "power-index", candidates, host, slots=slots, power_index=measurement.power_index
@@ -125,27 +127,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def power_index(slots: int, tell: Callable[[str], object]) -> float | None:
-    """Return this machine's power index with so many slots, from the cache or measured quickly.
+    """Return this machine's power index with `slots` slots, from the cache or measured quickly.
 
-    It is None where it cannot be measured. `tell` gets a line about what else a user should know.
+    Returns None if it cannot be measured. `tell` gets a line for the user about the measurement.
     """
     try:
         compiler = find_compiler(None)
         measurement = recall(compiler, slots)
         if measurement is None:
-            tell("measuring the power index of this machine, this once (--no-measure: do not)")
+            tell("measuring the power index of this machine, once; --no-measure skips it")
             measurement = _measured(compiler, slots, None, quick=True)
             if failure := remember(measurement):
                 tell(failure)
     except BenchmarkError as error:
-        tell(f"the power index is not measured: {error}")
+        tell(f"cannot measure the power index: {error}")
         return None
     return measurement.power_index
 
 
 def cache_file() -> Path:
-    """Return where this user's measurements are kept."""
-    # A relative XDG_CACHE_HOME is to be ignored, says its specification.
+    """Return the file of this user's measurements."""
+    # The XDG specification says to ignore a relative XDG_CACHE_HOME.
     directory = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if not directory.is_absolute():
         directory = Path(os.environ.get("HOME") or "/", ".cache")
@@ -153,13 +155,16 @@ def cache_file() -> Path:
 
 
 def recall(compiler: Compiler, slots: int) -> Measurement | None:
-    """Return what was measured on this very machine, compiler and number of slots, else None."""
+    """Return the measurement of this machine with this compiler and number of slots, or None."""
     wanted = subject(compiler, slots)
     return next((kept for kept in _kept() if kept.subject == wanted), None)
 
 
 def remember(measurement: Measurement) -> str:
-    """Keep a measurement in place of an earlier one of the same; return what went wrong, or ""."""
+    """Store a measurement, and replace an earlier one of the same subject.
+
+    Returns a warning if it cannot be stored, else "".
+    """
     file = cache_file()
     others = [kept for kept in _kept() if kept.subject != measurement.subject]
     try:
@@ -173,13 +178,12 @@ def remember(measurement: Measurement) -> str:
                 Path(new.name).unlink(missing_ok=True)
                 raise
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        return f"{file} cannot be written ({reason}), so enable-host will measure again"
+        return f"cannot write {file} ({error_text(error)}), so enable-host will measure again"
     return ""
 
 
 def _kept() -> list[Measurement]:
-    """Return what is in the cache; what cannot be read there is as good as not there."""
+    """Return the measurements in the cache; an unreadable cache is an empty one."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
         return list(map(_measurement, json.loads(cache_file().read_text())))
     return []
@@ -195,7 +199,7 @@ def _measurement(kept: dict[str, Any]) -> Measurement:
         foreign_share=kept["foreign_share"],
     )
     if not POWER_INDEX_LEAST <= measurement.power_index <= POWER_INDEX_LIMIT:
-        raise ValueError("no speed")
+        raise ValueError("not a speed")
     return measurement
 
 
@@ -236,12 +240,12 @@ def _json(measurement: Measurement) -> str:
 
 
 def _doubt(measurement: Measurement) -> str:
-    """Return why the measurement is worth repeating, or ""."""
+    """Return why the measurement should be repeated, or ""."""
     foreign_share, width = measurement.foreign_share or 0.0, measurement.all_slots.width
     if foreign_share > FOREIGN_SHARE_MAX:
         return f"other programs used {foreign_share:.0%} of the CPUs; measure again when idle"
     if width > WIDTH_MAX:
-        return f"the rounds differ by {width:.0%}; measure again, with more --rounds"
+        return f"the rounds differ by {width:.0%}; measure again with more --rounds"
     return ""
 
 

@@ -1,15 +1,15 @@
-"""Where watch-ssaver learns whether a desktop is used: the sources, and what each of them can do.
+"""The sources that tell watch-ssaver whether a desktop is used, and their common interface.
 
-A source is opened, read whenever somebody wants to know, and closed. Reading is asked for and not
-pushed, so that one loop decides on readings of one moment; a source that hears of a change at
-once says `changed()`, and is then read at once. A push of values was rejected: a helper that hangs
-pushes nothing, which looks like a desktop that nobody uses.
+A source is opened, read whenever the loop decides, and closed. Reading is a request and not a
+notification, so that one loop decides on readings of one moment. A source that notices a change at
+once calls `changed()`, and is then read at once. Sources that push values were rejected: a helper
+program that hangs pushes nothing, which looks like an unused desktop.
 
-Two ways of failing are told apart. *Absent* is what this machine does not have, such as a screen
-saver that is not installed: it has no say until it appears. *Unreadable* is what was there and no
-longer answers: that counts as in use.
+A source can fail in two ways. It is *absent* if this machine does not have it, such as a screen
+saver that is not installed. An absent source does not count until it appears. It is *unreadable* if
+it was there and does not answer any more. That counts as in use.
 
-The sources must not know of each other, nor of the farm, nor what follows from what they say.
+Sources must not know each other, nor the farm, nor what follows from their readings.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ class Absent(Exception):
 
 
 class Source(Protocol):
-    """One source, which is opened once; both `open` and `read` may be cancelled."""
+    """One source, which is opened once; `open` and `read` may be cancelled."""
 
     async def open(self, changed: Changed) -> None:
-        """Begin; `changed` is called when it is worth reading at once. Raises `Absent`."""
+        """Start; it calls `changed` when it should be read at once. Raises `Absent`."""
 
     async def read(self) -> Reading:
-        """Return what the source says now; raises `Unreadable`, for good."""
+        """Return what the source says now; after `Unreadable` it stays unreadable."""
 
     async def close(self) -> None:
-        """End, also what was opened in part only."""
+        """Close the source, even if `open` failed half-way."""
 
 
-# The names that users know, in the order in which they are told.
+# The names for users, in the order in which they are printed.
 KNOWN = {
     "xscreensaver": "xscreensaver, by xscreensaver-command -watch",
     "gnome": "GNOME's screen saver, on the session bus",
@@ -50,13 +50,13 @@ KNOWN = {
     "mutter": "time since the last input to a GNOME desktop",
     "wayland": "time since the last input to another Wayland desktop, by swayidle",
     "input": "time since the last event of /dev/input, where that may be read",
-    "tty": "time since somebody typed on a terminal",
+    "tty": "time since the last typing on a terminal",
 }
 
 
 def make(name: str) -> Source:
     """Return a new source of a known name."""
-    # Imported by need: the D-Bus library costs more than all else here.
+    # Imported when needed: the D-Bus library takes longer to import than all the rest.
     match name:
         case "xscreensaver":
             from compilefarm.compile_host.desktop.sources.xscreensaver import XScreenSaver

@@ -1,11 +1,11 @@
 """The sources on D-Bus: screen savers, GNOME's idle monitor, and logind.
 
-Each has a connection of its own. A shared one would save a socket, and make the end of one source
-another's business. Signals only say that it is worth asking; what is believed is the answer, which
-also comes late or not at all from a desktop that hangs. In between the last answer stands, for
-some seconds: asking four times a second would wake the desktop for nothing.
+Each source has its own connection. A shared one would save a socket, but the end of one source
+would affect the others. A signal only means that it is worth asking again; the answer decides. A
+desktop that hangs answers late or not at all. Between questions the last answer holds for some
+seconds, because asking four times a second would keep the desktop awake for nothing.
 
-Nothing is started by being asked: a service that is not there is absent.
+Asking does not start a service: a service that does not run is absent.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DBUS = "org.freedesktop.DBus"
 PROPERTIES = "org.freedesktop.DBus.Properties"
 LOGIN = "org.freedesktop.login1"
 
-# It logs a lost bus with a traceback; we say so in one line.
+# The library logs a lost bus with a traceback; we print one line instead.
 logging.getLogger("dbus_fast").setLevel(logging.CRITICAL)
 
 
@@ -46,12 +46,13 @@ def session_bus() -> str:
 
 
 def system_bus() -> str:
-    """Return the address of the machine's bus."""
+    """Return the address of the system bus."""
     default = "unix:path=/var/run/dbus/system_bus_socket"
     return os.environ.get("DBUS_SYSTEM_BUS_ADDRESS") or default
 
 
-# A screen saver's name, and where it answers: KDE has two names, and the common one several paths.
+# The bus name of each screen saver, and the objects that may answer. KDE has two interfaces, and
+# the common name has several paths.
 SCREEN_SAVERS = {
     "gnome": ("org.gnome.ScreenSaver", [("/org/gnome/ScreenSaver", "org.gnome.ScreenSaver")]),
     "kde": (
@@ -73,7 +74,7 @@ class Refusal(Exception):
 
 
 class Service:
-    """A name on a bus, for as long as it is owned by the program that owns it now."""
+    """A name on a bus, while the program that owns it now keeps it."""
 
     def __init__(self, name: str, *signals: str) -> None:
         self._name = name
@@ -87,7 +88,7 @@ class Service:
         self._end: asyncio.Task[None] | None = None
 
     async def open(self, address: str, changed: Changed) -> None:
-        """Connect, and hear what the service says by itself; raises `Absent`."""
+        """Connect, and subscribe to the service's signals; raises `Absent`."""
         self._changed = changed
         asyncio.get_running_loop().set_exception_handler(_leave_out_lost_buses)
         try:
@@ -120,7 +121,10 @@ class Service:
             self._bus = None
 
     def worth_asking(self, check_s: float = CHECK_S) -> bool:
-        """Whether the last answer is old, or the service said something since; resets both."""
+        """Return whether the last answer is old or the service sent a signal since; resets both.
+
+        Raises `Unreadable`.
+        """
         if self._lost:
             raise Unreadable(self._lost)
         now_s = time.monotonic()
@@ -185,13 +189,13 @@ class Service:
 
 
 def _leave_out_lost_buses(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Say nothing of the error that the library leaves to nobody when it sends to a lost bus."""
+    """Ignore the error that the library raises in the background when it sends to a lost bus."""
     if not isinstance(context.get("exception"), OSError) or "future" not in context:
         loop.default_exception_handler(context)
 
 
 class ScreenSaver:
-    """A desktop's screen saver or locker, which tells whether it is active."""
+    """A desktop's screen saver or locker, which says whether it is active."""
 
     def __init__(self, desktop: str) -> None:
         self._name, self._places = SCREEN_SAVERS[desktop]
@@ -205,7 +209,7 @@ class ScreenSaver:
                 if isinstance(await self._service.ask(*place, "GetActive"), bool):
                     self._places = [place]
                     return
-        raise Absent(f"{self._name} does not tell whether it is active")
+        raise Absent(f"{self._name} does not say whether it is active")
 
     async def read(self) -> Reading:
         if self._service.worth_asking():
@@ -224,7 +228,7 @@ class ScreenSaver:
 
 
 class Mutter:
-    """GNOME's idle monitor: time since the last input, on Wayland too."""
+    """GNOME's idle monitor: the time since the last input, on Wayland too."""
 
     NAME = "org.gnome.Mutter.IdleMonitor"
     PLACE = ("/org/gnome/Mutter/IdleMonitor/Core", "org.gnome.Mutter.IdleMonitor")
@@ -245,7 +249,7 @@ class Mutter:
         except Refusal as error:
             raise Unreadable(f"{self.NAME}: {error}") from None
         if not isinstance(idle_ms, int):
-            raise Unreadable(f"{self.NAME} tells no time")
+            raise Unreadable(f"{self.NAME} returns no time")
         return Reading("unused", "no input", input_s=time.monotonic() - idle_ms / 1000)
 
     async def close(self) -> None:
@@ -253,11 +257,11 @@ class Mutter:
 
 
 class Logind:
-    """logind's hints on the session that has the seat: idle, locked; and the machine's sleep.
+    """logind's hints about the session that has the seat (idle, locked), and the machine's sleep.
 
-    logind does not look at the input of a graphical session, it is told by the desktop. Where none
-    ever told, the hint says "not idle" for ever, and so this source is silent. A hint that was
-    withdrawn while the screen stays locked is input: somebody is about to unlock it.
+    logind does not look at the input of a graphical session; the desktop tells it. If no desktop
+    has ever told it, the hint stays "not idle", so this source is silent. If the idle hint is
+    withdrawn while the screen is locked, that counts as input: someone is about to unlock it.
     """
 
     CHECK_S = 2.0
@@ -266,7 +270,7 @@ class Logind:
         self._service = Service(LOGIN, "PropertiesChanged", "PrepareForSleep")
         self._seat = ""
         self._session = ""
-        self._told = False
+        self._hints_set = False  # by any program, for this session
         self._idle = False
         self._input_s: float | None = None
         self._reading = Reading("silent", "not asked yet")
@@ -280,7 +284,7 @@ class Logind:
             )
             await self._read()
         except (Refusal, Unreadable) as error:
-            raise Absent(f"logind does not tell of {seat}: {error}") from None
+            raise Absent(f"logind does not know {seat}: {error}") from None
 
     async def read(self) -> Reading:
         if self._service.worth_asking(self.CHECK_S):
@@ -296,32 +300,33 @@ class Logind:
     async def _read(self) -> None:
         if await self._property("/org/freedesktop/login1", "Manager", "PreparingForSleep"):
             self._input_s = time.monotonic()
-            self._reading = Reading("in use", "the machine goes to sleep", self._input_s)
+            self._reading = Reading("in use", "the machine is going to sleep", self._input_s)
             return
         name, path = await self._property(self._seat, "Seat", "ActiveSession")
         if not name:
-            self._reading = Reading("unused", "nobody is logged in at the seat", self._input_s)
+            self._reading = Reading("unused", "no user is logged in at the seat", self._input_s)
             return
         answer = await self._service.ask(path, PROPERTIES, "GetAll", "s", f"{LOGIN}.Session")
         session = {key: variant.value for key, variant in answer.items()}
         idle, locked = session.get("IdleHint") is True, session.get("LockedHint") is True
         if path != self._session:
             self._session = path
-            self._told = session.get("Type") == "tty"  # there logind looks by itself
+            self._hints_set = session.get("Type") == "tty"  # logind itself watches a terminal
             self._idle = idle
         if self._idle and not idle:
             self._input_s = time.monotonic()
         self._idle = idle
-        self._told |= idle or locked or bool(session.get("IdleSinceHint"))
+        self._hints_set |= idle or locked or bool(session.get("IdleSinceHint"))
         if session.get("Class") == "greeter":
             self._reading = Reading("unused", "the login screen is shown", self._input_s)
         elif idle or locked:
             why = f"session {name} is {'idle' if idle else 'locked'}"
             self._reading = Reading("unused", why, self._input_s)
-        elif self._told:
+        elif self._hints_set:
             self._reading = Reading("in use", f"session {name} is not idle", self._input_s)
         else:
-            self._reading = Reading("silent", f"nobody tells logind whether session {name} is idle")
+            why = f"no program tells logind whether session {name} is idle"
+            self._reading = Reading("silent", why)
 
     async def _property(self, path: str, interface: str, name: str) -> Any:
         variant = await self._service.ask(

@@ -1,14 +1,14 @@
-"""The terminals and the input devices: times since last input that need no desktop's help.
+"""Terminals and input devices: the time since the last input, without help from a desktop.
 
-A terminal's access time is when somebody typed there; Linux rounds it down to eight seconds, so
-that nobody can measure keystrokes, but the first key after a pause is seen at once. Only that it
-changed is used and not the time itself: a clock that is set would make everybody look away, or
-present for ever.
+The access time of a terminal is the time of the last typing there. Linux rounds it down to eight
+seconds, so that keystrokes cannot be timed, but the first key after a pause shows at once. Only a
+change of the access time counts, and not the time itself. Otherwise a clock that is set would make
+everyone look absent, or present for ever.
 
-The files in /dev/input do not keep such times. Where their events may be read, by root and by
-members of the group `input`, they are drained and what they say is thrown away: that something came
-is all that is looked at. Where only some of them may be read (a game pad's, say), the keyboard is
-not seen and so the source is absent. It works on every kind of desktop, Wayland's too.
+The files in /dev/input have no such times. Root and members of the group `input` may read their
+events. They are read and thrown away: only that one came is used. If only some devices may be read
+(a game pad, say), the keyboard is not seen, so the source is absent. It works on every kind of
+desktop, Wayland included.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ from compilefarm.compile_host.desktop.presence import Reading
 from compilefarm.compile_host.desktop.sources import Absent, Changed
 from compilefarm.compile_host.processes import Unreadable
 
-# Enough for what a mouse says in a second.
+# Enough for the events of a mouse in a second.
 DRAIN_BYTES = 65536
 NEW_DEVICES_S = 5.0
 
 
 class Terminals:
-    """Says when somebody last typed on a terminal of this machine, a remote login's included.
+    """The time of the last typing on a terminal of this machine, remote logins included.
 
-    Where there is a graphical desktop it is silent otherwise: a mouse is not seen here.
+    On a machine with a graphical desktop it is silent about absence, because it does not see a
+    mouse.
     """
 
     def __init__(self, devices: Path = Path("/dev")) -> None:
@@ -47,13 +48,13 @@ class Terminals:
 
     async def read(self) -> Reading:
         times = self._look()
-        # Who logs out does not type, so a terminal that went away is no input.
+        # A terminal that vanished is a logout, and not input.
         if any(self._times.get(name) != when for name, when in times.items()):
             self._input_s = time.monotonic()
         self._times = times
         if _graphical():
             return Reading("silent", "there is a screen too", self._input_s, sees_screen=False)
-        return Reading("unused", "nobody types", self._input_s, sees_screen=False)
+        return Reading("unused", "no typing", self._input_s, sees_screen=False)
 
     async def close(self) -> None:
         self._times = {}
@@ -62,7 +63,7 @@ class Terminals:
         times = {}
         for directory, pattern in (("", r"tty\d+"), ("pts", r"\d+")):
             try:
-                names = os.listdir(self._devices / directory)  # noqa: PTH208 - names are enough
+                names = os.listdir(self._devices / directory)  # noqa: PTH208 - only names needed
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -76,7 +77,7 @@ class Terminals:
 
 
 class InputDevices:
-    """Says when an input device last said something."""
+    """The time of the last event of an input device."""
 
     def __init__(self, directory: Path = Path("/dev/input")) -> None:
         self._directory = directory
@@ -101,7 +102,7 @@ class InputDevices:
                     self._input_s = now_s
             except BlockingIOError:
                 pass
-            except OSError:  # unplugged, by somebody
+            except OSError:  # it was unplugged, which counts as input
                 os.close(self._open.pop(path))
                 self._input_s = now_s
         if now_s - self._looked_s >= NEW_DEVICES_S:
@@ -126,7 +127,7 @@ class InputDevices:
 
 
 def _graphical() -> bool:
-    """Whether something here shows more than terminals."""
+    """Return whether this machine has a graphical desktop."""
     if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
         return True
     with contextlib.suppress(OSError):

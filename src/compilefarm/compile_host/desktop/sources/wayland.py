@@ -1,14 +1,13 @@
 """Wayland's idle notification: the time since the last input, by swayidle.
 
-A Wayland desktop shows its input to nobody, but tells who asks when there was none for a while:
-KDE, sway and the others that know ext-idle-notify or KDE's older protocol; GNOME has its own way
-(Mutter, in bus.py). swayidle is the common client of these. To speak the protocol ourselves was
-rejected: XML, generated bindings and a C library, for two words.
+A Wayland desktop does not show its input to programs, but it tells them when there was none for a
+while. KDE, sway and others do so with ext-idle-notify or KDE's older protocol; GNOME has its own
+way (Mutter, in bus.py). swayidle is the common client of these protocols. Our own implementation
+was rejected: it would need XML, generated bindings and a C library for two words.
 
-Those two words are `idle`, a second after the last input, and `active`. The shell around swayidle
-is for our own end: when that comes without a word, its standard input closes and it takes swayidle
-along. What the user has configured swayidle to do must not be done twice, so it gets no
-configuration.
+The two words are `idle`, one second after the last input, and `active`. The shell around swayidle
+handles our own sudden end: its standard input closes, and it ends swayidle. swayidle gets an empty
+configuration, so that it does not run the user's commands a second time.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from compilefarm.compile_host.processes import Unreadable
 
 PROGRAM = "swayidle"
 IDLE_AFTER_S = 1
-# It ends at once where it finds no desktop, or one that does not tell.
+# swayidle ends at once if it finds no desktop, or one that does not report idleness.
 LIVES_S = 0.5
 END_S = 2.0
 _SHELL = (
@@ -35,7 +34,7 @@ _SHELL = (
 
 
 class Wayland:
-    """Says when the last input to the Wayland desktop was."""
+    """The time of the last input to the Wayland desktop."""
 
     def __init__(self) -> None:
         self._shell: asyncio.subprocess.Process | None = None
@@ -58,7 +57,7 @@ class Wayland:
         self._task = asyncio.create_task(self._listen(self._shell, changed))
         await asyncio.wait([self._task], timeout=LIVES_S)
         if self._ended:
-            raise Absent(f"this desktop does not tell {PROGRAM} of its input")
+            raise Absent(f"this desktop does not tell {PROGRAM} about its input")
 
     async def read(self) -> Reading:
         if self._ended:

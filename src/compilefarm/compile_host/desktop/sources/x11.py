@@ -1,13 +1,13 @@
 """X11's idle counter: the time since the last input, by the MIT-SCREEN-SAVER extension.
 
-It is one request of eight bytes on a Unix socket, cheap enough to be made four times a second. The
-protocol has not changed since 1987, and the part of it that is needed is below. Rejected were
-Xlib and libXss through ctypes, because Xlib ends the process when the X server goes away, and is
-not installed everywhere; python-xlib, because it blocks when the server hangs, and what watches for
-the owner must not; and xprintidle, because that is a process for every look.
+It takes one request of eight bytes on a Unix socket, cheap enough for four times a second. The
+protocol has not changed since 1987, and the part needed is below. Three alternatives were rejected.
+Xlib and libXss through ctypes: Xlib ends the process when the X server goes away, and is not
+installed everywhere. python-xlib: it blocks when the server hangs, and watch-ssaver must not.
+xprintidle: it needs a process for each look.
 
-A display that is not this machine's (ssh -X) says nothing about who sits here, and neither does
-Xwayland, which sees only the input to its own windows.
+A display of another machine (ssh -X) says nothing about who sits here. Neither does Xwayland, which
+sees only the input to its own windows.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def local_display() -> int:
     """Return the number of this machine's own X display; raises `Absent`."""
     name = os.environ.get("DISPLAY", "")
     if os.environ.get("WAYLAND_DISPLAY") or os.environ.get("XDG_SESSION_TYPE") == "wayland":
-        raise Absent("the desktop is a Wayland one, so X11 sees only a part of it")
+        raise Absent("the desktop is a Wayland one, so X11 sees only part of its input")
     if not name:
         raise Absent("DISPLAY is not set")
     found = re.fullmatch(r"(?:unix)?/?:(\d{1,5})(?:\.\d+)?", name, re.ASCII)
@@ -48,7 +48,7 @@ def local_display() -> int:
 
 
 class X11:
-    """Says when the last input to the X display was."""
+    """The time of the last input to the X display."""
 
     def __init__(self) -> None:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
@@ -62,10 +62,12 @@ class X11:
                 self._streams = await _connected(number)
                 self._root = await self._set_up(_cookie(number))
                 if await self._extension_code(b"XWAYLAND"):
-                    raise Absent(f"display :{number} is Xwayland, which sees a part of the input")
+                    raise Absent(
+                        f"display :{number} is Xwayland, which sees only part of the input"
+                    )
                 self._extension = await self._extension_code(b"MIT-SCREEN-SAVER")
         except (OSError, EOFError, IndexError, struct.error) as error:
-            raise Absent(f"display :{number} cannot be reached: {error}") from None
+            raise Absent(f"cannot connect to display :{number}: {error}") from None
         if not self._extension:
             raise Absent(f"display :{number} has no MIT-SCREEN-SAVER extension")
 
@@ -90,7 +92,7 @@ class X11:
                 await writer.wait_closed()
 
     async def _set_up(self, cookie: bytes) -> int:
-        """Introduce ourselves; return the first screen's root window."""
+        """Open the X connection; return the root window of the first screen."""
         assert self._streams
         reader, writer = self._streams
         name = COOKIE if cookie else b""
@@ -113,7 +115,7 @@ class X11:
         return int(root)
 
     async def _extension_code(self, name: bytes) -> int:
-        """Return the major opcode of an extension, 0 where the server has none of that name."""
+        """Return the major opcode of an extension, or 0 if the server does not have it."""
         size = 2 + len(_padded(name)) // 4
         request = struct.pack("=BxHHxx", QUERY_EXTENSION, size, len(name)) + _padded(name)
         answer = await self._ask(request)
@@ -121,7 +123,7 @@ class X11:
         return code if present else 0
 
     async def _ask(self, request: bytes) -> bytes:
-        """Return the answer to a request that has one of 32 bytes; skip events."""
+        """Return the answer to a request whose answer has 32 bytes; skip events."""
         if self._streams is None:
             raise EOFError("it is closed")
         reader, writer = self._streams
@@ -146,7 +148,7 @@ async def _connected(number: int) -> tuple[asyncio.StreamReader, asyncio.StreamW
 
 
 def _cookie(number: int) -> bytes:
-    """Return what the X server wants to be shown, empty where there is nothing to show."""
+    """Return the cookie for the X server; empty if there is none."""
     path = os.environ.get("XAUTHORITY") or Path.home() / ".Xauthority"
     try:
         data = Path(path).read_bytes()
@@ -171,7 +173,7 @@ def _cookie(number: int) -> bytes:
                 elif family == FAMILY_LOCAL:
                     found.setdefault(False, cookie)  # the machine had another name
     except struct.error:
-        pass  # a file that is being written ends anywhere
+        pass  # a file that is being written may end anywhere
     return found.get(True, found.get(False, b""))
 
 

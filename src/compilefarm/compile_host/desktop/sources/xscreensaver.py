@@ -1,10 +1,10 @@
-"""xscreensaver, by its own command.
+"""xscreensaver, through its own command.
 
-`xscreensaver-command -watch` prints a line whenever the screen blanks, locks or unblanks. It says
-nothing when it starts, and nothing when the screen saver dies (the property that it watches stays
-on the root window), so `xscreensaver-command -time` is asked for the state at first and again now
-and then. A process for each of these was preferred to reading the property ourselves: its format is
-xscreensaver's own business and has changed.
+`xscreensaver-command -watch` prints a line whenever the screen blanks, locks or unblanks. It prints
+nothing when it starts, and nothing when xscreensaver dies, because the property that it watches
+stays on the root window. So `xscreensaver-command -time` asks for the state at first, and then
+regularly. Reading the property ourselves was rejected, although it would save these processes: its
+format is private to xscreensaver and has changed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OFF = Reading("in use", "the screen saver is off")
 
 
 class XScreenSaver:
-    """Says unused while the screen is blanked or locked."""
+    """Unused while the screen is blanked or locked."""
 
     def __init__(self) -> None:
         self._watcher: asyncio.subprocess.Process | None = None
@@ -37,7 +37,7 @@ class XScreenSaver:
         local_display()
         if shutil.which(PROGRAM) is None:
             raise Absent(f"there is no {PROGRAM}")
-        # Watched first and asked then: what changes in between is in the pipe.
+        # Watch first, then ask: a change in between is in the pipe.
         self._watcher = await _started("-watch")
         try:
             self._state = await _asked()
@@ -74,7 +74,7 @@ class XScreenSaver:
         changed()
 
     async def _check(self, changed: Changed) -> None:
-        """Ask now and then, for as long as it answers."""
+        """Ask regularly, while it answers."""
         while True:
             await asyncio.sleep(CHECK_S)
             before = self._state
@@ -84,14 +84,14 @@ class XScreenSaver:
                 self._state = error
                 changed()
                 return
-            # What the watcher said meanwhile is newer than the answer.
+            # A line from the watcher that came meanwhile is newer than the answer.
             if self._state is before and now is not before:
                 self._state = now
                 changed()
 
 
 async def _asked() -> Reading:
-    """Return what xscreensaver says when asked; raises `Unreadable`."""
+    """Ask xscreensaver for its state; raises `Unreadable`."""
     process = await _started("-time")
     try:
         async with asyncio.timeout(ANSWER_S):

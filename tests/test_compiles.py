@@ -1,4 +1,4 @@
-"""distccd's processes on a desktop: their priority, and its compiles stopped, continued, ended."""
+"""distccd's processes on a desktop: their priority, and stopping, resuming and ending compiles."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from compile_host import eventually
+from run_program import eventually
 
 from compilefarm.compile_host.compiles import Compiles
 from compilefarm.compile_host.load.machine import this_machine
@@ -21,8 +21,8 @@ from compilefarm.compile_host.processes import ProcessTree
 # It starts programs.
 pytestmark = pytest.mark.slow
 
-# distccd, two workers, and below each a compiler that leads a group and has a child. A compiler
-# whose child dies says that the source is wrong, as gcc does.
+# A distccd with two workers. Below each is a compiler that leads a process group and has a child.
+# As with gcc, the compiler reports an error in the source if its child dies.
 PROCESSES = """
 import os, signal, sys, time
 def compiler():
@@ -46,7 +46,7 @@ time.sleep(1000)
 
 
 class Distccd:
-    """A stand-in for distccd with two compiles."""
+    """A stand-in for distccd, with two compiles."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
@@ -64,7 +64,7 @@ class Distccd:
 
 
 def ended(process: psutil.Process) -> bool:
-    """Whether nothing but its books is left of a process."""
+    """Return whether a process has ended, perhaps without being waited for."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return bool(process.status() == psutil.STATUS_ZOMBIE)
     return True
@@ -83,15 +83,15 @@ def distccd() -> Iterator[Distccd]:
                     each.kill()
 
 
-def test_compiles_are_stopped_and_go_on(distccd: Distccd) -> None:
+def test_compiles_are_stopped_and_resumed(distccd: Distccd) -> None:
     assert distccd.compiles.stop() == 2
     eventually(lambda: distccd.states() == {psutil.STATUS_STOPPED})
-    # A child that is stopped wakes who waits for it, for a moment.
+    # When a child stops, its waiting parent wakes for a moment.
     eventually(lambda: {each.status() for each in distccd.workers} == {psutil.STATUS_SLEEPING})
     assert distccd.compiles.stop() == 0
-    assert distccd.compiles.go_on() == 2
+    assert distccd.compiles.resume() == 2
     eventually(lambda: distccd.states() == {psutil.STATUS_SLEEPING})
-    assert distccd.compiles.go_on() == 0
+    assert distccd.compiles.resume() == 0
     assert not distccd.complaints
 
 
@@ -102,14 +102,14 @@ def test_compiles_are_ended_as_a_whole(distccd: Distccd, stopped: bool) -> None:
     assert distccd.compiles.end() == 2
     assert distccd.process.stdout
     said = [distccd.process.stdout.readline() for _ in range(2)]
-    assert said == [b"killed\n"] * 2, "a compiler had the time to blame the source"
+    assert said == [b"killed\n"] * 2, "a compiler had time to report an error in the source"
     assert all(worker.is_running() for worker in distccd.workers)
-    # A group is killed at once, but its members die one by one.
+    # The group is killed at once, but its members end one by one.
     eventually(lambda: all(map(ended, distccd.compilers)))
     assert distccd.compiles.end() == 0
 
 
-def test_all_of_distccd_gets_the_lowest_priority(distccd: Distccd) -> None:
+def test_all_processes_of_distccd_get_the_lowest_priority(distccd: Distccd) -> None:
     lower(distccd.tree)
     for process in distccd.all:
         assert process.nice() == 19
@@ -118,10 +118,10 @@ def test_all_of_distccd_gets_the_lowest_priority(distccd: Distccd) -> None:
     group = Path(f"/proc/{distccd.compilers[0].pid}/autogroup")
     if group.exists():
         assert group.read_text().endswith(" nice 19\n")
-    assert psutil.Process().nice() < 19, "ours could not be had back"
+    assert psutil.Process().nice() < 19, "our own priority could not be restored"
 
 
-def test_what_cannot_be_found_is_left_alone() -> None:
+def test_a_distccd_that_has_ended_is_no_error() -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
         ended.wait()
     tree = ProcessTree(this_machine(), ended.pid)

@@ -1,4 +1,4 @@
-"""The accounting of distccd's process tree: every tick counted once, whoever died meanwhile."""
+"""The accounting of distccd's process tree: each tick counts once, whichever processes end."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from compile_host import ProcDirectory, eventually
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from proc_directory import ProcDirectory
+from run_program import eventually
 
 from compilefarm.compile_host.load.machine import Machine, ProcMachine, this_machine
 from compilefarm.compile_host.processes import Process, ProcessTree, compiles, cpu_used_s
@@ -20,8 +21,8 @@ from compilefarm.compile_host.processes import Process, ProcessTree, compiles, c
 ROOT = 100
 
 
-class Village:
-    """A process tree in memory that keeps books as a kernel does."""
+class MadeUpTree:
+    """A process tree in memory with the accounting of a kernel."""
 
     def __init__(self) -> None:
         self.processes = {
@@ -69,77 +70,77 @@ class Village:
 )
 @settings(max_examples=300, deadline=None)
 def test_every_second_is_counted_once(seed: int, steps: list[str]) -> None:
-    village, chance = Village(), random.Random(seed)
-    tree = ProcessTree(village, ROOT)
+    made_up, chance = MadeUpTree(), random.Random(seed)
+    tree = ProcessTree(made_up, ROOT)
     before, counted_s = tree.read(), 0.0
     for step in [*steps, "read"]:
         if step == "fork":
-            village.fork(chance.choice(village.members()))
+            made_up.fork(chance.choice(made_up.members()))
         elif step == "work":
-            village.work(chance.choice(village.members()), chance.randint(1, 64) / 8)
-        elif step == "end" and village.leaves():
-            village.end(chance.choice(village.leaves()))
+            made_up.work(chance.choice(made_up.members()), chance.randint(1, 64) / 8)
+        elif step == "end" and made_up.leaves():
+            made_up.end(chance.choice(made_up.leaves()))
         elif step == "read":
             after = tree.read()
             counted_s += cpu_used_s(before, after)
-            assert counted_s == village.used_s
+            assert counted_s == made_up.used_s
             before = after
 
 
-def test_a_compile_that_loses_its_parent_takes_nothing_from_the_others() -> None:
-    village = Village()
+def test_a_compile_that_loses_its_parent_does_not_hide_the_others() -> None:
+    made_up = MadeUpTree()
     for parent in (ROOT, ROOT, ROOT + 2, ROOT + 4):  # two workers; one has gcc, and gcc has cc1
-        village.fork(parent)
+        made_up.fork(parent)
     worker, other, gcc, cc1 = (ROOT + n for n in (2, 3, 4, 5))
-    village.work(cc1, 30.0)
-    before = ProcessTree(village, ROOT).read()
-    village.work(other, 1.5)
-    village.processes.pop(cc1)  # init waited for it
-    village.end(gcc)
-    assert worker in village.processes
-    assert cpu_used_s(before, ProcessTree(village, ROOT).read()) == 1.5
+    made_up.work(cc1, 30.0)
+    before = ProcessTree(made_up, ROOT).read()
+    made_up.work(other, 1.5)
+    made_up.processes.pop(cc1)  # init waited for it
+    made_up.end(gcc)
+    assert worker in made_up.processes
+    assert cpu_used_s(before, ProcessTree(made_up, ROOT).read()) == 1.5
 
 
 def test_an_orphan_stays_in_the_tree_through_its_session() -> None:
-    village = Village()
-    village.fork(ROOT)
-    village.fork(ROOT + 2)
-    tree = ProcessTree(village, ROOT)
+    made_up = MadeUpTree()
+    made_up.fork(ROOT)
+    made_up.fork(ROOT + 2)
+    tree = ProcessTree(made_up, ROOT)
     tree.read()
-    village.processes.pop(ROOT + 2)
-    village.processes[ROOT + 3] = replace(village.processes[ROOT + 3], parent=1)
+    made_up.processes.pop(ROOT + 2)
+    made_up.processes[ROOT + 3] = replace(made_up.processes[ROOT + 3], parent=1)
     assert tree.read().keys() == {ROOT, ROOT + 3}
 
 
 def test_compiles_are_the_children_that_have_a_child() -> None:
-    village = Village()
-    tree = ProcessTree(village, ROOT)
+    made_up = MadeUpTree()
+    tree = ProcessTree(made_up, ROOT)
     for _ in range(3):
-        village.fork(ROOT)
-    idle, busy, done = village.leaves()
+        made_up.fork(ROOT)
+    idle, busy, done = made_up.leaves()
     assert compiles(tree.read(), ROOT) == 0
-    village.fork(busy)  # gcc
-    gcc = village.leaves()[-1]
-    village.fork(gcc)  # cc1
-    village.fork(gcc)  # as, with -pipe
-    village.fork(done)
-    zombie = village.leaves()[-1]
+    made_up.fork(busy)  # gcc
+    gcc = made_up.leaves()[-1]
+    made_up.fork(gcc)  # cc1
+    made_up.fork(gcc)  # as, with -pipe
+    made_up.fork(done)
+    zombie = made_up.leaves()[-1]
     assert compiles(tree.read(), ROOT) == 2
-    village.processes[zombie] = replace(village.processes[zombie], state="Z")
+    made_up.processes[zombie] = replace(made_up.processes[zombie], state="Z")
     assert compiles(tree.read(), ROOT) == 1
     assert idle in tree.read()
 
 
-def test_a_recycled_pid_is_nobody_of_ours() -> None:
-    village = Village()
-    tree = ProcessTree(village, ROOT, started_s=0.5)
-    village.fork(ROOT)
+def test_a_recycled_pid_has_an_empty_tree() -> None:
+    made_up = MadeUpTree()
+    tree = ProcessTree(made_up, ROOT, started_s=0.5)
+    made_up.fork(ROOT)
     assert tree.root() is None
     assert tree.read() == {}
 
 
-class Overtaken(Village):
-    """The root waits for its child just when the root was read and the child was not."""
+class ReapsDuringReading(MadeUpTree):
+    """The root waits for its child after the root was read, and before the child is."""
 
     def process(self, pid: int) -> Process | None:
         found = super().process(pid)
@@ -148,15 +149,15 @@ class Overtaken(Village):
         return found
 
 
-def test_a_reading_that_was_overtaken_is_taken_again() -> None:
-    village = Overtaken()
-    village.fork(ROOT)
-    village.work(ROOT + 2, 3.0)
-    before = {ROOT: village.processes[ROOT]}
-    assert cpu_used_s(before, ProcessTree(village, ROOT).read()) == 3.0
+def test_a_reading_that_missed_a_child_is_repeated() -> None:
+    made_up = ReapsDuringReading()
+    made_up.fork(ROOT)
+    made_up.work(ROOT + 2, 3.0)
+    before = {ROOT: made_up.processes[ROOT]}
+    assert cpu_used_s(before, ProcessTree(made_up, ROOT).read()) == 3.0
 
 
-def test_a_child_listed_before_its_parent_belongs_all_the_same(tmp_path: Path) -> None:
+def test_a_child_listed_before_its_parent_is_in_the_tree(tmp_path: Path) -> None:
     proc = ProcDirectory(tmp_path)
     proc.process(1, 0)
     proc.process(50, 300, session=9)
@@ -166,7 +167,7 @@ def test_a_child_listed_before_its_parent_belongs_all_the_same(tmp_path: Path) -
     assert ProcessTree(ProcMachine(tmp_path), 20).read().keys() == {20, 50, 300}
 
 
-def test_an_unreadable_process_is_told_of_and_left_out(tmp_path: Path) -> None:
+def test_an_unreadable_process_is_reported_and_left_out(tmp_path: Path) -> None:
     proc = ProcDirectory(tmp_path)
     proc.process(1, 0)
     proc.process(20, 1)
@@ -174,18 +175,17 @@ def test_an_unreadable_process_is_told_of_and_left_out(tmp_path: Path) -> None:
     complaints: list[str] = []
     tree = ProcessTree(ProcMachine(tmp_path), 20, complain=complaints.append)
     assert tree.read().keys() == {20}
-    assert set(complaints) == {f"{tmp_path}/21/stat is not a process's line"}
+    assert set(complaints) == {f"{tmp_path}/21/stat has an unknown format"}
 
 
 def machines() -> list[Machine]:
-    """Both ways to read this very machine."""
+    """Return this machine, read through /proc and through psutil."""
     from compilefarm.compile_host.load.other_unix import OtherUnix
 
     return [this_machine(), OtherUnix()]
 
 
-# Runs 20 short children, one after the other, each with children of its own; then waits to be
-# read.
+# It runs 20 short-lived children, one after the other, each with a child of its own. Then it waits.
 SHORT_LIVES = """
 import resource, subprocess, sys
 burn = "sum(range(300000))"
@@ -199,7 +199,7 @@ sys.stdin.read()
 
 
 @pytest.mark.parametrize("machine", machines(), ids=["proc", "psutil"])
-def test_short_lives_are_counted_in_full(machine: Machine) -> None:
+def test_short_lived_processes_are_counted_in_full(machine: Machine) -> None:
     with subprocess.Popen(
         [sys.executable, "-S", "-c", SHORT_LIVES],
         stdin=subprocess.PIPE,
@@ -220,13 +220,13 @@ def test_short_lives_are_counted_in_full(machine: Machine) -> None:
                 before = after
             after = tree.read()
             counted_s += cpu_used_s(before, after)
-            # The kernel's clock ticks: a hundredth of a second for each of the two columns.
+            # The kernel counts in ticks: each of the two columns may be off by a hundredth.
             assert abs(counted_s - float(said)) <= 0.1 * float(said) + 4 / 100
         finally:
             parent.kill()
 
 
-def test_what_is_stopped_and_what_is_gone_is_seen() -> None:
+def test_a_stopped_and_an_ended_process_are_recognised() -> None:
     with subprocess.Popen(["sleep", "60"]) as sleeper:
         try:
             tree = ProcessTree(this_machine(), sleeper.pid)

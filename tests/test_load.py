@@ -1,4 +1,4 @@
-"""A load report: whose the CPU use is, and what is said when that cannot be known."""
+"""The load report: which CPU use is the farm's own, and what is reported if that is unknown."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from compile_host import TICKS_PER_S, ProcDirectory
+from proc_directory import TICKS_PER_S, ProcDirectory
 
 from compilefarm.compile_host.load.load import Meter
 from compilefarm.compile_host.load.machine import ProcMachine
@@ -38,7 +38,7 @@ def rig(tmp_path: Path) -> Rig:
     return Rig(tmp_path)
 
 
-def test_what_is_not_distccds_is_foreign(rig: Rig) -> None:
+def test_cpu_use_outside_distccds_tree_is_foreign(rig: Rig) -> None:
     rig.proc.cpus([TICKS_PER_S, TICKS_PER_S // 2])
     rig.proc.process(DISTCCD, 1, session=DISTCCD, own=TICKS_PER_S // 4, waited=TICKS_PER_S)
     report = rig.read(1.0)
@@ -47,7 +47,7 @@ def test_what_is_not_distccds_is_foreign(rig: Rig) -> None:
     assert (report.memory_free_mb, report.memory_total_mb) == (1000, 2000)
 
 
-def test_the_largest_compile_tells_what_one_needs(rig: Rig) -> None:
+def test_the_memory_of_the_largest_compile_is_reported(rig: Rig) -> None:
     pages_of_a_mb = 2**20 // os.sysconf("SC_PAGE_SIZE")
     assert rig.read(1.0).compile_memory_mb is None
     rig.proc.process(DISTCCD, 1, session=DISTCCD, resident_pages=900 * pages_of_a_mb)
@@ -64,10 +64,10 @@ def test_a_window_lasts_from_report_to_report(rig: Rig) -> None:
     assert rig.read(3.0).foreign_cpus == 0.0
 
 
-def test_pressure_is_that_of_the_window(rig: Rig) -> None:
+def test_pressure_covers_the_window(rig: Rig) -> None:
     rig.proc.stalled(0.5)
     assert rig.read(2.0).cpu_pressure == 0.25
-    rig.proc.stalled(9.0)  # a clock that was wrong is held to the time that passed
+    rig.proc.stalled(9.0)  # more than the time that passed, so it is capped
     assert rig.read(4.0).cpu_pressure == 0.625
     rig.meter.begin_window()
     assert rig.read(6.0).cpu_pressure == 0.0
@@ -75,7 +75,7 @@ def test_pressure_is_that_of_the_window(rig: Rig) -> None:
     assert rig.read(8.0).cpu_pressure is None
 
 
-def test_a_meter_without_distccd_calls_everything_foreign(tmp_path: Path) -> None:
+def test_without_distccd_all_cpu_use_is_foreign(tmp_path: Path) -> None:
     proc = ProcDirectory(tmp_path)
     meter = Meter(ProcMachine(tmp_path), None, expected_cpus=2, complain=pytest.fail)
     meter.read(0.0)
@@ -84,7 +84,7 @@ def test_a_meter_without_distccd_calls_everything_foreign(tmp_path: Path) -> Non
     assert (report.own_cpus, report.foreign_cpus, report.distccd) == (0.0, 1.0, "")
 
 
-def test_distccd_stopped_or_gone_is_told(rig: Rig) -> None:
+def test_a_stopped_or_ended_distccd_is_reported(rig: Rig) -> None:
     rig.proc.process(21, DISTCCD, session=DISTCCD, state="T")
     assert rig.read(1.0).distccd == "stopped"
     rig.proc.end(21)
@@ -107,14 +107,14 @@ def test_own_load_averages_follow_the_kernels_rule(rig: Rig) -> None:
     assert report.load1 == 9.0
 
 
-def test_own_load_is_never_more_than_all(rig: Rig) -> None:
+def test_own_load_never_exceeds_the_whole_load(rig: Rig) -> None:
     rig.proc.process(30, DISTCCD, session=DISTCCD, state="R")
     report = rig.read(1000.0)
     assert report.load1 >= report.own1 > 0.9
 
 
 @pytest.mark.parametrize("garbled", [False, True])
-def test_cpus_that_cannot_be_read_are_busy(rig: Rig, garbled: bool) -> None:
+def test_unreadable_cpus_count_as_busy(rig: Rig, garbled: bool) -> None:
     if garbled:
         rig.proc.write("stat", "cpu0 garbled\n")
     else:
@@ -129,7 +129,7 @@ def test_cpus_that_cannot_be_read_are_busy(rig: Rig, garbled: bool) -> None:
     assert rig.read(3.0).foreign_cpus == 0
 
 
-def test_a_machine_that_cannot_be_read_at_all_is_busy(tmp_path: Path) -> None:
+def test_an_unreadable_machine_counts_as_busy(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     complaints: list[str] = []
     machine = ProcMachine(tmp_path / "empty")
@@ -141,7 +141,7 @@ def test_a_machine_that_cannot_be_read_at_all_is_busy(tmp_path: Path) -> None:
     assert {Path(text.split(":")[0]).name for text in complaints} == {"stat", "loadavg", "meminfo"}
 
 
-def test_a_load_average_that_cannot_be_read_is_high(rig: Rig) -> None:
+def test_an_unreadable_load_average_counts_as_high(rig: Rig) -> None:
     rig.proc.write("loadavg", "idle\n")
     assert rig.read(1.0).load1 == 2
 
@@ -154,14 +154,14 @@ def test_a_cpu_that_appears_is_not_a_burst(rig: Rig) -> None:
 
 
 class Container(ProcMachine):
-    """Two CPUs' worth of time on a machine with eight, all of which it sees."""
+    """A quota of two CPUs on a machine with eight, all of which are visible."""
 
     def cpus(self, counted: int) -> tuple[int, int]:
         return 2, counted
 
 
 @pytest.mark.parametrize(("others", "foreign"), [(0, 0), (6, 0), (7, 1), (8, 2)])
-def test_others_take_nothing_from_a_quota_until_the_rest_is_taken(
+def test_foreign_load_counts_against_a_quota_only_beyond_the_other_cpus(
     tmp_path: Path, others: int, foreign: int
 ) -> None:
     proc = ProcDirectory(tmp_path)
@@ -175,7 +175,7 @@ def test_others_take_nothing_from_a_quota_until_the_rest_is_taken(
     assert report.load1 == others * 2 / 8
 
 
-def test_small_changes_are_no_news(rig: Rig) -> None:
+def test_a_small_change_is_not_news(rig: Rig) -> None:
     last = replace(rig.read(1.0), cpus=4)
     assert not last.news_since(last)
     assert not replace(last, foreign_cpus=0.25).news_since(last)

@@ -1,8 +1,7 @@
-"""power-index: its sources, its arithmetic, its cache, and the program as a user meets it.
+"""power-index: its sources, its arithmetic, its cache, and the program as a user runs it.
 
-No speed is asserted: the machine that runs the tests is nobody's reference. Where only the program
-matters, the compiler is a shell script that uses some CPU time for a source and none for an empty
-file.
+No speed is asserted, because the machine of the tests is not a reference. If only the program
+matters, the compiler is a shell script that uses CPU time for a source and none for an empty file.
 """
 
 from __future__ import annotations
@@ -16,13 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from compile_host import (
-    ScriptedServer,
-    eventually,
-    program_command,
-    program_environment,
-    run,
-)
+from run_program import eventually, program_command, program_environment, run
+from scripted_server import ScriptedServer
 
 from compilefarm.compile_host.load.machine import this_machine
 from compilefarm.compile_host.power_index import benchmark, power_index
@@ -68,7 +62,7 @@ MEASUREMENT = Measurement(
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """An environment whose only compilers are fake, with a cache of its own."""
+    """An environment with fake compilers only, and a cache of its own."""
     programs = tmp_path / "programs"
     programs.mkdir()
     for name in ("cc", "other-cc"):
@@ -97,7 +91,7 @@ def test_the_sources_are_the_same_everywhere() -> None:
     assert text.isascii()
 
 
-def test_any_beginning_of_the_set_is_a_sample() -> None:
+def test_any_beginning_of_the_set_is_a_fair_sample() -> None:
     languages = [source.language for source in source_set()]
     assert languages[: power_index.QUICK_SOURCES] == ["C", "C++"]
     assert languages == ["C", "C++"] * (len(languages) // 2)
@@ -124,23 +118,23 @@ def test_the_sources_compile_without_a_warning(
 # The arithmetic.
 
 
-def test_a_slots_speed() -> None:
+def test_the_speed_of_a_slot() -> None:
     assert slot_speed(10, 10, 1, 1) == 1
     assert slot_speed(10, 2, 1, 4) == 5
     assert slot_speed(10, 2.5, 4, 4) == 4
-    assert slot_speed(10, 2.5, 8, 4) == 2, "eight slots on four CPUs have half of one each"
+    assert slot_speed(10, 2.5, 8, 4) == 2, "each of eight slots on four CPUs has half a CPU"
     with pytest.raises(BenchmarkError, match="no longer"):
         slot_speed(10, 0, 1, 1)
 
 
-def test_the_spread() -> None:
+def test_the_spread_is_median_and_quartiles() -> None:
     assert spread([3]) == Spread(3, 3, 3)
     assert spread([1, 100, 3, 2, 4]) == Spread(3, 2, 4)
     assert spread([1, 100, 3, 2, 4]).width == pytest.approx(2 / 3)
     assert spread([2, 1]) == Spread(1.5, 1.25, 1.75)
 
 
-def test_the_farm_gets_the_speed_with_all_slots_in_use() -> None:
+def test_the_power_index_is_the_speed_with_all_slots_in_use() -> None:
     assert MEASUREMENT.power_index == 2.35
 
 
@@ -158,13 +152,13 @@ def test_the_farm_gets_the_speed_with_all_slots_in_use() -> None:
         ("cpu : POWER9\nmodel : 2.2\n", "POWER9"),
     ],
 )
-def test_the_cpus_model(cpuinfo: str, model: str, tmp_path: Path) -> None:
+def test_the_name_of_the_cpu(cpuinfo: str, model: str, tmp_path: Path) -> None:
     (tmp_path / "cpuinfo").write_text(cpuinfo)
     assert cpu_model(tmp_path / "cpuinfo") == model
     assert cpu_model(tmp_path / "none")
 
 
-def test_a_wrapper_is_passed_by(
+def test_a_wrapper_is_skipped(
     environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrappers = tmp_path / "wrappers"
@@ -173,7 +167,7 @@ def test_a_wrapper_is_passed_by(
     (wrappers / "cc").symlink_to("ccache")
     monkeypatch.setenv("PATH", f"{wrappers}:{environment['PATH']}")
     assert find_compiler(None) == Compiler(str(tmp_path / "programs" / "cc"), "fake 1.0")
-    with pytest.raises(BenchmarkError, match="is no compiler"):
+    with pytest.raises(BenchmarkError, match="is not a compiler"):
         find_compiler(str(wrappers / "cc"))
 
 
@@ -181,9 +175,9 @@ def test_a_wrapper_is_passed_by(
 @pytest.mark.needs("cc")
 def test_a_measurement_with_the_real_compiler(slots: int) -> None:
     small = [Source("C", c_text(3, declarations=99, functions=2), 1)]
-    told: list[str] = []
-    measured = measure(find_compiler(None), small, slots=slots, rounds=2, tell=told.append)
-    assert (measured.subject.slots, measured.rounds, len(told)) == (slots, 2, 2)
+    lines: list[str] = []
+    measured = measure(find_compiler(None), small, slots=slots, rounds=2, tell=lines.append)
+    assert (measured.subject.slots, measured.rounds, len(lines)) == (slots, 2, 2)
     for figures in (measured.single, measured.all_slots):
         assert 0 < figures.low <= figures.median <= figures.high
     assert measured.foreign_share is None or 0 <= measured.foreign_share <= 1
@@ -212,7 +206,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "compilefarm" / "power-index.json"
 
 
-def test_what_was_measured_is_remembered(cache: Path) -> None:
+def test_a_measurement_is_remembered_for_its_subject(cache: Path) -> None:
     compiler = Compiler("/usr/bin/cc", "cc 1.0")
     assert power_index.recall(compiler, 4) is None
     assert power_index.remember(MEASUREMENT) == ""
@@ -227,13 +221,13 @@ def test_what_was_measured_is_remembered(cache: Path) -> None:
 @pytest.mark.parametrize(
     "change", [{"cpu": "another"}, {"cpus": 5}, {"source_set": 2}], ids=lambda change: str(change)
 )
-def test_another_machine_is_measured_anew(change: dict[str, object]) -> None:
+def test_a_measurement_of_another_machine_is_not_used(change: dict[str, object]) -> None:
     other = replace(MEASUREMENT, subject=replace(SUBJECT, **change))  # type: ignore[arg-type]
     assert power_index.remember(other) == ""
     assert power_index.recall(Compiler("/usr/bin/cc", "cc 1.0"), 4) is None
 
 
-def test_the_latest_counts_and_old_ones_go(cache: Path) -> None:
+def test_the_latest_measurement_counts_and_old_ones_are_removed(cache: Path) -> None:
     for cpus in range(40):
         power_index.remember(replace(MEASUREMENT, subject=replace(SUBJECT, cpus=cpus)))
     assert len(json.loads(cache.read_text())) == power_index.CACHED_MAX
@@ -269,7 +263,7 @@ def test_a_damaged_cache_is_an_empty_one(cache: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("speed", ["NaN", "-1", "0", "1e9", "Infinity", '"x"'])
-def test_a_cached_speed_that_is_none_is_not_used(cache: Path, speed: str) -> None:
+def test_a_cached_speed_out_of_range_is_not_used(cache: Path, speed: str) -> None:
     power_index.remember(MEASUREMENT)
     cache.write_text(cache.read_text().replace("2.3456", speed))
     assert power_index.recall(Compiler("/usr/bin/cc", "cc 1.0"), 4) is None
@@ -278,7 +272,7 @@ def test_a_cached_speed_that_is_none_is_not_used(cache: Path, speed: str) -> Non
 # The program.
 
 
-def test_it_says_what_it_measured(environment: dict[str, str]) -> None:
+def test_it_prints_the_measurement(environment: dict[str, str]) -> None:
     done = power_index_run(environment, "--rounds", 3)
     assert done.returncode == 0
     first, second, third = done.stdout.splitlines()
@@ -289,15 +283,15 @@ def test_it_says_what_it_measured(environment: dict[str, str]) -> None:
     assert done.stderr.count("\n") <= 1
 
 
-def test_json_is_everything(environment: dict[str, str]) -> None:
+def test_json_has_the_whole_measurement(environment: dict[str, str]) -> None:
     done = power_index_run(environment, "--json", "--verbose", "--compiler", "other-cc")
-    told = json.loads(done.stdout)
-    assert told["power_index"] == pytest.approx(told["all_slots"]["median"], rel=0.01)
-    assert told["subject"]["compiler"].endswith("/other-cc")
+    lines = json.loads(done.stdout)
+    assert lines["power_index"] == pytest.approx(lines["all_slots"]["median"], rel=0.01)
+    assert lines["subject"]["compiler"].endswith("/other-cc")
     assert done.stderr.startswith("round 1: ")
 
 
-def test_without_a_cxx_compiler_c_is_measured(environment: dict[str, str]) -> None:
+def test_only_c_is_measured_without_a_cxx_compiler(environment: dict[str, str]) -> None:
     done = power_index_run(environment | {"REFUSED": "c++"}, "--json")
     assert json.loads(done.stdout)["languages"] == ["C"]
 
@@ -306,13 +300,13 @@ def test_without_a_cxx_compiler_c_is_measured(environment: dict[str, str]) -> No
     ("arguments", "changes", "words"),
     [
         ((), {"PATH": "/nonexistent"}, "no C compiler (cc, gcc, clang) on PATH; install gcc"),
-        (("--compiler", "nocc"), {}, "nocc is no compiler on PATH; name another with --compiler"),
+        (("--compiler", "nocc"), {}, "nocc is not a compiler on PATH; name another with"),
         (("--compiler", "/bin/false"), {}, "/bin/false --version fails; name another compiler"),
         (("--compiler", "/bin/true"), {}, "/bin/true does not compile: it leaves no object file;"),
         ((), {"REFUSED": "cpp-output"}, "built-in sources: it does not like cpp-output; name "),
     ],
 )
-def test_no_compiler_is_one_line(
+def test_a_compiler_that_does_not_work_is_one_line(
     environment: dict[str, str], arguments: tuple[str, ...], changes: dict[str, str], words: str
 ) -> None:
     done = power_index_run(environment | changes, *arguments)
@@ -329,7 +323,7 @@ def test_a_cache_that_cannot_be_written_is_one_line(
     done = power_index_run(environment)
     assert done.returncode == 0
     assert done.stdout.startswith("power index ")
-    lines = [line for line in done.stderr.splitlines() if "cannot be written" in line]
+    lines = [line for line in done.stderr.splitlines() if "cannot write" in line]
     assert len(lines) == 1
     assert "(not a directory)" in lines[0]
 
@@ -337,14 +331,14 @@ def test_a_cache_that_cannot_be_written_is_one_line(
 @pytest.mark.parametrize(
     "arguments", [["--slots", "0"], ["--rounds", "x"], ["--host", "a"], ["--register"], ["more"]]
 )
-def test_a_mistake_is_one_line(environment: dict[str, str], arguments: list[str]) -> None:
+def test_a_user_error_is_one_line(environment: dict[str, str], arguments: list[str]) -> None:
     done = run("power-index", *arguments, environment=environment)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no system but Linux has /dev/full")
-def test_output_that_finds_no_room_is_one_line(environment: dict[str, str]) -> None:
+def test_output_to_a_full_disk_is_one_line(environment: dict[str, str]) -> None:
     command = [*program_command("power-index"), "--quick", "--slots", "1"]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
@@ -355,7 +349,7 @@ def test_output_that_finds_no_room_is_one_line(environment: dict[str, str]) -> N
     assert lines == ["power-index: cannot print the result: No space left on device"]
 
 
-def test_nobody_who_reads_is_no_error(environment: dict[str, str]) -> None:
+def test_output_without_a_reader_is_no_error(environment: dict[str, str]) -> None:
     command = [*program_command("power-index"), "--quick", "--slots", "1"]
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -368,11 +362,11 @@ def test_nobody_who_reads_is_no_error(environment: dict[str, str]) -> None:
     assert [line for line in said.splitlines() if "warning" not in line] == []
 
 
-def test_it_registers_as_addhost_does(environment: dict[str, str]) -> None:
+def test_it_registers_the_host_as_addhost_does(environment: dict[str, str]) -> None:
     with ScriptedServer() as server:
         words = ("--register", "--server", server.name, "--host", "127.0.0.3:4000", "--json")
         done = power_index_run(environment, *words)
-        message = server.told("add")
+        message = server.receives("add")
     assert done.returncode == 0
     assert message.number("power_index", 0) == json.loads(done.stdout)["power_index"]
     assert (message.text("host"), message.text("port")) == ("127.0.0.3", "4000")
@@ -390,7 +384,7 @@ def test_a_refusal_is_one_line(environment: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_leaves_nothing(
+def test_an_interruption_leaves_nothing_behind(
     environment: dict[str, str], tmp_path: Path, number: signal.Signals
 ) -> None:
     temporary = tmp_path / "temporary"
@@ -420,24 +414,24 @@ def test_an_interruption_leaves_nothing(
 # In enable-host.
 
 
-def test_enabling_measures_once(
+def test_enable_host_measures_once(
     environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("PATH", "XDG_CACHE_HOME", "REFUSED"):
         monkeypatch.setenv(name, environment[name])
-    told: list[str] = []
-    first = power_index.power_index(1, told.append)
+    lines: list[str] = []
+    first = power_index.power_index(1, lines.append)
     assert first is not None
-    assert len(told) == 1
-    assert "--no-measure" in told[0]
-    assert power_index.power_index(1, told.append) == first
-    assert len(told) == 1
+    assert len(lines) == 1
+    assert "--no-measure" in lines[0]
+    assert power_index.power_index(1, lines.append) == first
+    assert len(lines) == 1
 
 
-def test_enabling_goes_on_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_enable_host_works_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    told: list[str] = []
-    assert power_index.power_index(1, told.append) is None
-    assert told == [
-        "the power index is not measured: no C compiler (cc, gcc, clang) on PATH; install gcc"
+    lines: list[str] = []
+    assert power_index.power_index(1, lines.append) is None
+    assert lines == [
+        "cannot measure the power index: no C compiler (cc, gcc, clang) on PATH; install gcc"
     ]

@@ -1,4 +1,4 @@
-"""What a machine tells of itself, from made-up files: read right, or refused, never misread."""
+"""Readings of a machine from made-up files: correct or refused, never wrong."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 import pytest
-from compile_host import TICKS_PER_S, ProcDirectory
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from proc_directory import TICKS_PER_S, ProcDirectory
 
 from compilefarm.compile_host.load.machine import ProcMachine, this_machine
 from compilefarm.compile_host.load.other_unix import OtherUnix
@@ -23,7 +23,7 @@ def proc(tmp_path: Path) -> ProcDirectory:
     return ProcDirectory(tmp_path)
 
 
-def test_the_made_up_machine_is_read(proc: ProcDirectory) -> None:
+def test_a_made_up_machine_is_read(proc: ProcDirectory) -> None:
     machine = ProcMachine(proc.path)
     proc.cpus([TICKS_PER_S, 3 * TICKS_PER_S])
     proc.write("loadavg", "1.50 0.25 0.10 2/345 6789\n")
@@ -66,20 +66,20 @@ def test_a_process_is_read_whatever_its_name(proc: ProcDirectory) -> None:
         ("pressure/cpu", "full avg10=1 total=1\n"),
     ],
 )
-def test_what_is_garbled_is_named(proc: ProcDirectory, name: str, text: str) -> None:
+def test_a_garbled_file_is_named(proc: ProcDirectory, name: str, text: str) -> None:
     proc.write(name, text)
     with pytest.raises(Unreadable, match=name):
         read_all(ProcMachine(proc.path))
 
 
 @pytest.mark.parametrize("name", ["stat", "loadavg", "meminfo"])
-def test_what_is_missing_is_named(proc: ProcDirectory, name: str) -> None:
+def test_a_missing_file_is_named(proc: ProcDirectory, name: str) -> None:
     proc.remove(name)
     with pytest.raises(Unreadable, match=f"{name}: no such file"):
         read_all(ProcMachine(proc.path))
 
 
-def test_a_kernel_without_pressure_is_no_error(proc: ProcDirectory) -> None:
+def test_a_kernel_without_pressure_is_not_an_error(proc: ProcDirectory) -> None:
     proc.remove("pressure/cpu")
     assert ProcMachine(proc.path).cpu_stalled_s() is None
 
@@ -89,9 +89,7 @@ def test_a_kernel_without_pressure_is_no_error(proc: ProcDirectory) -> None:
     text=st.binary() | st.from_regex(r"(cpu0|some|MemTotal:|9 \(x\))( [0-9a-z=.-]{0,4}){0,24}\n?"),
 )
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_no_file_can_do_more_than_be_unreadable(
-    proc: ProcDirectory, name: str, text: bytes | str
-) -> None:
+def test_any_file_is_read_or_unreadable(proc: ProcDirectory, name: str, text: bytes | str) -> None:
     proc.write(name, text)
     with contextlib.suppress(Unreadable):
         read_all(ProcMachine(proc.path))
@@ -106,7 +104,7 @@ def read_all(machine: ProcMachine) -> None:
     machine.cpu_stalled_s()
 
 
-def test_both_ways_to_read_this_machine_agree() -> None:
+def test_proc_and_psutil_agree_about_this_machine() -> None:
     files, library = this_machine(), OtherUnix()
     pid = os.getpid()
     one, other = files.process(pid), library.process(pid)
@@ -124,7 +122,7 @@ def test_both_ways_to_read_this_machine_agree() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="a system without CPU affinity")
-def test_only_cpus_that_may_be_used_count() -> None:
+def test_only_usable_cpus_count() -> None:
     before = os.sched_getaffinity(0)
     cpu = min(before)
     try:
@@ -146,7 +144,7 @@ def test_only_cpus_that_may_be_used_count() -> None:
         ({"a/b": "garbled"}, 1e9),
     ],
 )
-def test_the_tightest_quota_of_the_control_groups_counts(
+def test_the_smallest_quota_of_the_control_groups_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: dict[str, str], quota: float
 ) -> None:
     for group, limit in limits.items():
