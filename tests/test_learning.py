@@ -1,4 +1,4 @@
-"""What compiles teach: costs, speeds, crowding, builds and memory; and what is not believed."""
+"""Learning from compiles: costs, speeds, crowding, builds, memory; and what it does not believe."""
 
 from __future__ import annotations
 

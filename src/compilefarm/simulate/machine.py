@@ -20,8 +20,8 @@ AVERAGED_OVER_S = (60.0, 300.0, 900.0)
 class Machine:
     """CPUs of one speed, and the leases that compile on them.
 
-    `_work_s` is the work that each lease has had done since the beginning, in seconds at speed 1.
-    It grows at the same rate for all leases. So a lease ends when `_work_s` reaches a figure that
+    `_done_s` is the work that each lease has had done since the beginning, in seconds at speed 1.
+    It grows at the same rate for all leases. So a lease ends when `_done_s` reaches a figure that
     is known when the lease begins.
     """
 
@@ -33,7 +33,7 @@ class Machine:
         self._speed = true_speed(declaration)
         self._cpus = declaration.slots or 1
         self._full_part = declaration.actual_full or 1.0
-        self._work_s = 0.0
+        self._done_s = 0.0
         self._at = 0.0
         self._foreign_averages = [0.0, 0.0, 0.0]
         self._own_averages = [0.0, 0.0, 0.0]
@@ -48,7 +48,7 @@ class Machine:
     def start(self, lease: Lease, cost_s: float, now: float) -> None:
         """Begin a compile that takes `cost_s` at speed 1."""
         self._advance(now)
-        heapq.heappush(self._running, (self._work_s + cost_s, lease.id, lease))
+        heapq.heappush(self._running, (self._done_s + cost_s, lease.id, lease))
         self.version += 1
 
     def give_up(self, lease: Lease, now: float) -> None:
@@ -62,13 +62,13 @@ class Machine:
         """Return when the next compile is done if nothing changes; None if none runs."""
         if not self._running:
             return None
-        return self._at + max(0.0, self._running[0][0] - self._work_s) / self._rate()
+        return self._at + max(0.0, self._running[0][0] - self._done_s) / self._rate()
 
     def end_next(self, now: float) -> Lease:
         """End the compile that `next_end` was about."""
         self._advance(now)
-        work_s, _, lease = heapq.heappop(self._running)
-        self._work_s = max(self._work_s, work_s)
+        done_s, _, lease = heapq.heappop(self._running)
+        self._done_s = max(self._done_s, done_s)
         self.version += 1
         return lease
 
@@ -96,7 +96,7 @@ class Machine:
 
     def _advance(self, now: float) -> None:
         """Bring the work done up to date."""
-        self._work_s += (now - self._at) * self._rate()
+        self._done_s += (now - self._at) * self._rate()
         self._at = now
 
     def _rate(self) -> float:

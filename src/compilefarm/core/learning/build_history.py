@@ -4,7 +4,7 @@ The number of files is bounded. The directory that was not used for the longest 
 first, then the files of the only directory.
 
 A directory of which nothing is known may have a *twin*: another directory with the same files, as
-a fresh clone has (`clones`). What is not known of the directory itself is then known from its twin.
+a fresh clone has (`clones`). The twin answers for whatever is not known of the directory itself.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class BuildHistory:
         self._forgotten: deque[tuple[str, str]] = deque(maxlen=files_limit)
         self._unsaved_memory: set[str] = set()  # directories
 
-    # -- what is known
+    # -- queries
 
     def find(self, directory: str, source: str) -> LearnedFile | None:
         """Return a file as known of its directory, or of the directory's twin."""
@@ -95,7 +95,7 @@ class BuildHistory:
             known = self._twin_of(known)
         return (known.memory_mb if known is not None else 0.0) or MEMORY_MB
 
-    # -- what happens
+    # -- events
 
     def file(self, directory: str, source: str) -> LearnedFile:
         """Return a file that was just compiled, new where it is not known."""
@@ -155,13 +155,13 @@ class BuildHistory:
     # -- what survives
 
     def restore_memory(self, memory_mb: dict[str, float]) -> None:
-        """Learn again what compiles need, by directory; it is saved already."""
+        """Learn again the memory that compiles need, by directory; it is saved already."""
         for directory, needed_mb in memory_mb.items():
             self.observe_memory(directory, needed_mb)
         self._unsaved_memory.clear()
 
     def unsaved_memory(self) -> dict[str, float]:
-        """Return, once, the memory that was learned since the last call, by directory."""
+        """Return the memory that was learned since the last call, by directory."""
         directories = self._directories
         memory_mb = {
             name: directories[name].memory_mb
@@ -172,7 +172,7 @@ class BuildHistory:
         return memory_mb
 
     def forgotten(self) -> list[tuple[str, str]]:
-        """Return, once, the files that were forgotten since the last call: directory and source."""
+        """Return the files forgotten since the last call, as directory and source."""
         forgotten = list(self._forgotten)
         self._forgotten.clear()
         return forgotten

@@ -1,4 +1,4 @@
-"""Host speeds: what is declared of each host, corrected by what its compiles say.
+"""Host speeds: the declared power index of each host, corrected by its compiles.
 
 A host is fitted again when enough of its compiles are new. Each fit uses what other hosts are
 believed to be now, so corrections travel round the farm at a bounded cost.
@@ -45,16 +45,16 @@ SCALE_CORRECTION = 0.1
 
 
 class HostSpeeds:
-    """All hosts that were declared or that compiles were kept of."""
+    """All hosts that were declared, or that kept compiles ran on."""
 
     def __init__(self) -> None:
         self._hosts: dict[str, LearnedHost] = {}
         self._pinned: set[str] = set()
         # Hosts with a neighbour that was declared, or moved, since their last fit; in that order.
         self._waiting: dict[str, LearnedHost] = {}
-        self._scale_offset = 0.0  # the sum of the hosts' own ones
+        self._scale_offset = 0.0  # the sum over all hosts
 
-    # -- what is known
+    # -- estimates
 
     def is_declared(self, name: str) -> bool:
         """Whether a host was declared, and so has a speed."""
@@ -81,7 +81,7 @@ class HostSpeeds:
     # -- declarations
 
     def declare(self, name: str, power_index: float, pinned: bool) -> None:
-        """Enter what is declared of a host; refit it where others' declarations ask for that."""
+        """Enter a host's declaration; also fit the host if it waits for that."""
         log_declared = math.log(power_index)
         host = self._hosts.get(name)
         if host is None:
@@ -107,7 +107,7 @@ class HostSpeeds:
         self._count_scale_offset(host)
 
     def remember(self, name: str) -> None:
-        """Add a host of which compiles were kept, unless it is known: it may be declared later."""
+        """Add a host that kept compiles ran on, unless it is known; it may be declared later."""
         if name not in self._hosts:
             host = self._add(name, 0.0)
             host.is_declared = False
@@ -140,7 +140,7 @@ class HostSpeeds:
                     neighbour.unfitted = COMPILES_OF_HOST
 
     def _refit(self, host: LearnedHost) -> None:
-        """Fit a host to what is known by now. If it moved, its neighbours are fitted in turn."""
+        """Fit a host to what others say now. If it moved, its neighbours need another fit, too."""
         self._fit(host, _newest_at(host))
         if abs(host.log_speed - host.published_log_speed) >= PUBLISH_FROM:
             self._ask_neighbours_to_fit(host)
@@ -156,7 +156,7 @@ class HostSpeeds:
         """Enter one more compile of a host."""
         host = observation.host
         if host.observations and observation.at - host.observations[-1].at > DAY_S:
-            host.unfitted = COMPILES_OF_HOST  # what it says now counts for more than all before
+            host.unfitted = COMPILES_OF_HOST  # one compile now outvotes all before
         host.observations.append(observation)
         host.unfitted += 1
 

@@ -1,10 +1,9 @@
-"""What experience says: the cost of a file, the speed of a host, what a build will ask for.
+"""What finished compiles teach: file costs, host speeds, and what a build will ask for.
 
-`Learning` is all that others need to know. Behind it are the compiles that are kept and the model
-of a compile (`observations`), host speeds (`host_speeds`, `speed_fit`) and past builds by directory
-(`build_history`, `clones`). A compile of which nothing is kept is never asked for again: costs and
-speeds follow from the last few compiles of each file and of each host, and can be worked out again
-from them after a restart.
+Others use `Learning` alone. Behind it are the kept compiles and the model of a compile
+(`observations`), host speeds (`host_speeds`, `speed_fit`) and past builds by directory
+(`build_history`, `clones`). Costs and speeds follow from the last few compiles of each file and of
+each host, so these compiles are all that must survive a restart.
 
 Pure: times come in as arguments, nothing is opened, and `unsaved` hands out what should survive.
 Queries change nothing.
@@ -56,7 +55,7 @@ class Learning:
     # -- hosts
 
     def declare(self, host: str, power_index: float, pinned: bool = False) -> None:
-        """Enter what is declared of a host; a pinned one is that fast, whatever is measured.
+        """Enter a host's power index; a pinned host has that speed, whatever is measured.
 
         Call it again whenever a host is looked at. It also refits a host whose neighbours were
         declared after it, as happens after a restart.
@@ -96,7 +95,7 @@ class Learning:
     def find_twin(self, directory: str, sources: Iterable[str]) -> bool:
         """Look for another directory with these files; return whether there is one.
 
-        What is not known of this directory is then known from the last build in that one.
+        From then on, it answers for whatever is not known of this directory itself.
         """
         return self._history.find_twin(directory, sources)
 
@@ -154,13 +153,13 @@ class Learning:
     # -- what survives
 
     def unsaved(self) -> Unsaved:
-        """Return, once, what is new since the last call."""
+        """Return what was learned and forgotten since the last call."""
         compiles = list(self._unsaved)
         self._unsaved.clear()
         return Unsaved(compiles, self._history.forgotten(), self._history.unsaved_memory())
 
     def restore(self, compiles: list[Compile], memory_mb: dict[str, float]) -> None:
-        """Learn again from what was saved, oldest first; hosts may be declared later."""
+        """Learn again from saved compiles, oldest first; hosts may be declared later."""
         for each in compiles:
             if is_plausible(each.took_s):
                 self._speeds.remember(each.host)

@@ -1,6 +1,6 @@
 """The fit of one host: its speed, and what crowding costs it.
 
-A file compiled on two hosts compares them, though nothing is known of its cost. So a host's speed
+A file compiled on two hosts compares them, although its cost is unknown. So a host's speed
 is fitted to what the *other* hosts say of the same files. Two other ways were tried and dropped:
 
 - To count the host's own compiles, too. A file that only one host compiled then confirms whatever
@@ -64,9 +64,9 @@ class SpeedFit(NamedTuple):
 
 
 class _CrowdingCost(NamedTuple):
-    """The last estimate of a host's crowding cost, and what is known of it from elsewhere.
+    """The last estimate of a host's crowding cost, and other evidence of it.
 
-    That is a normal distribution of mean `total / precision`.
+    The evidence is a normal distribution of mean `total / precision`.
     """
 
     last: float
@@ -75,7 +75,7 @@ class _CrowdingCost(NamedTuple):
 
 
 class _Evidence(NamedTuple):
-    """What a host's compiles say: those of its newest day, those before, and of crowding."""
+    """The comparisons of a host: of its newest day, of earlier days, and of its crowding cost."""
 
     recent: list[_Comparison]
     older: list[_Comparison]
@@ -165,8 +165,8 @@ def _robust_line(
 ) -> tuple[float, float, _CrowdingCost]:
     """Fit log speed over crowdedness; return log speed, its variance, and the crowding cost.
 
-    `prior` and `crowding`, what was known before, hold the line. Comparisons far from where the
-    line was count for less.
+    `prior` and `crowding` are what was known before, and hold the line. Comparisons far from the
+    last line count for less.
     """
     cost = crowding.last
     median = _median(comparisons, cost) if comparisons else prior
