@@ -18,14 +18,14 @@ REPLY = b"lease id=1 host=host1 address=127.0.0.1 port=3632 slots=4\n"
 
 
 class Bare(asyncio.Protocol):
-    """A connection: one read, one reply, the end."""
+    """A connection: one read, one reply, then closed."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
+        """Keep the transport."""
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        """Reply, whatever came."""
+        """Reply, whatever the request was."""
         self._transport.write(REPLY)
         self._transport.close()
 

@@ -16,7 +16,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from compilefarm.core.learning.learning import COMPILES_OF_FILE, Compile, Learning
+from compilefarm.core.learning.learning import Compile, Learning
+from compilefarm.core.learning.observations import COMPILES_OF_FILE
 from compilefarm.core.model import Availability
 from compilefarm.protocol.address import split_host
 from compilefarm.protocol.declaration import Declaration, Mode
