@@ -264,7 +264,7 @@ class Simulation:
         began = self.now
         self._cost_ns = []
         farm = self.farm
-        before = (farm.granted, farm.backed_up, farm.overtaken)
+        before = (farm.totals.granted, farm.totals.backed_up, farm.totals.overtaken)
         builders = [_Builder(build) for build in builds]
         for builder in builders:
             self._at(began + builder.build.starts_s, (self._begin, builder, None))
@@ -278,7 +278,7 @@ class Simulation:
                         for each in builders:
                             each.done_at_first_end_s = each.done_s
                     break
-        after = (farm.granted, farm.backed_up, farm.overtaken)
+        after = (farm.totals.granted, farm.totals.backed_up, farm.totals.overtaken)
         counted = [now - then for now, then in zip(after, before, strict=True)]
         result = self._result(builders, began, *counted)
         self.now += BETWEEN_BUILDS_S
