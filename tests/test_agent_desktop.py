@@ -237,7 +237,7 @@ asyncio.run(main())
         eventually(lambda: server.host(desk.name).get("state") == "up")
         watcher.send_signal(signal.SIGKILL)
     try:
-        eventually(lambda: reason() == "no watch-ssaver says that it is unused")
+        eventually(lambda: reason() == "idle mode: watch-ssaver is not running")
     finally:
         play_leave(desk, server)
     assert not desk.runs("distccd")

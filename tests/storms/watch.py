@@ -22,7 +22,8 @@ from __future__ import annotations
 from collections import Counter, deque
 from typing import TYPE_CHECKING
 
-from compilefarm.core.farm.farm import LOST_AFTER_S, SILENT_AFTER_S
+from compilefarm.core.farm.hosts import SILENT_AFTER_S
+from compilefarm.core.farm.roster import LOST_AFTER_S
 from compilefarm.core.model import Host, Request, State
 from compilefarm.server.connections import RequestConnection
 
@@ -71,7 +72,8 @@ class Watch:
         try:
             server.farm.check()
         except AssertionError as error:
-            raise Broken(f"the books are wrong: {error}") from error
+            again = self._world.program.played_again()
+            raise Broken(f"the books are wrong: {error}\nPlayed again: {again}") from error
         self._no_request_waits_for_nothing(server)
         self._no_lease_without_host(server)
         self._who_was_taken_out_is_out(server)

@@ -12,7 +12,7 @@ import math
 import random
 from typing import TYPE_CHECKING
 
-from compilefarm.core.farm.farm import LACKS_FOR_S
+from compilefarm.core.farm.failures import LACKS_FOR_S
 from compilefarm.core.model import State
 from compilefarm.protocol.declaration import Declaration
 

@@ -81,9 +81,9 @@ class State(Enum):
 class Host:
     """A compile host: its declarations, its reports, its slots and its state.
 
-    `capacity` is the most compiles that it takes, `slots` the number that it offers now, `strays`
-    the number of compiles that run there without a known lease. `free` has the free slots' numbers,
-    all below `slots`, in a heap, so that low numbers are used first. Leases and strays leave
+    `capacity` is the most compiles that it takes, and `slots` the number that it offers now.
+    `strays` is the number of compiles that run there without a known lease. `free` has the numbers
+    of free slots, all below `slots`, in a heap, so that low numbers are used first. There are
     `slots - in_use` of them: when `slots` shrinks, a lease on a higher slot still counts.
     """
 

@@ -22,8 +22,8 @@ class Backups:
 
     def __init__(self, policy: Policy, slots: Slots, totals: Totals) -> None:
         self.backups: dict[int, Lease] = {}
-        # Of compiles that still run, the backup that was dropped last. Its client may have reported
-        # a result at the same moment.
+        # The backup that was dropped last, of each compile that still runs. Its client may have
+        # reported a result at the same moment.
         self._dropped: dict[int, Lease] = {}
         self._policy = policy
         self._slots = slots

@@ -95,7 +95,7 @@ class Farm:
         self.leases: dict[int, Lease] = leases.leases
         self.backups: dict[int, Lease] = backups.backups  # of these, by the same ids
 
-        # A dictionary, because the like of a `match` tries up to 15 types for each event.
+        # A dictionary, because a `match` would try up to 15 types, one after the other.
         self._handlers: dict[type, Callable[[Any, Turn], None]] = {
             HostsListed: hosts.listed,
             EarlierLife: returns.earlier_life,
@@ -166,7 +166,7 @@ class Farm:
         return self._roster.find(host, port)
 
     def availability(self, name: str) -> Availability | None:
-        """Return whether people want a host to be used; None if nobody has said so."""
+        """Return whether people want a host to be used; None if no user has said so."""
         return self._roster.availability(name)
 
     def ahead(self, id: int) -> int:

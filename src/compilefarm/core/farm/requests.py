@@ -2,7 +2,7 @@
 
 A request gets one answer. It is refused if it may not wait, has waited for its `wait_s`, or cannot
 be served by any host that the farm knows. While hosts may still return after a restart, no request
-is refused for want of hosts.
+is refused because no host can serve it.
 
 The policy chooses the request that is granted next, and its host. This part knows nothing of hosts
 but whether they are up.

@@ -4,8 +4,8 @@ A server may follow one that was killed, or stand in for another. It then knows 
 compiles that run. Their clients attach the leases that they hold, some sooner, some later. Hosts
 report how many compiles run there.
 
-So when a host returns, clients have `ATTACH_WITHIN_S` to attach their leases on it, and until then
-each slot without a lease counts as in use. After that, its load reports decide: compiles beyond our
+So when a host returns, clients have `ATTACH_WITHIN_S` to attach their leases on it. Until then each
+slot without a lease counts as in use. After that, its load reports decide: compiles beyond our
 leases are *strays*, and each takes a slot.
 
 No lease is saved from one life of the server to the next. Leases change by the thousand in a

@@ -67,7 +67,7 @@ class Roster:
         return host
 
     def availability(self, name: str) -> Availability | None:
-        """Return whether people want a host to be used; None if nobody has said so."""
+        """Return whether people want a host to be used; None if no user has said so."""
         host = self.hosts.get(name)
         if host is not None and host.offered is not None and host.drain_until is None:
             reported = host.load_at is not None or host.silent

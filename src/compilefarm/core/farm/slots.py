@@ -1,8 +1,8 @@
 """How a lease takes its slot and gives it back: the same for first attempts and for backups.
 
 `Leases` and `Backups` both need these three verbs, and each keeps its own leases. So the verbs are
-here, below both. What a lease's end says about its host also belongs here: a backup that fails is
-as much its host's fault as a first attempt that fails.
+here, below both. The host is also judged here by a lease's outcome: a backup that fails is as much
+the host's fault as a first attempt.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Hosts that may be mute: no compile ends there for far longer than compiles take.
 
 The kernel accepts connections for a distccd that is stopped, so a compile there neither fails nor
-ends. A host is suspected if nothing has ended there for too long: measured by the time that its
-leases were expected to take, or where nothing is known of the file, by a typical compile. A suspect
-is probed. If it does not answer, `Hosts` quarantines it and revokes its leases.
+ends. A host is a suspect if nothing has ended there for too long. The measure is the time that its
+leases were expected to take, or a typical compile if the file is unknown. A suspect is probed. If
+it does not answer, `Hosts` quarantines it and revokes its leases.
 
 A host that reports CPU use of its own is at work, and never a suspect. Nor is a host whose owner is
 present: the owner's programs may have stopped the compiles.
