@@ -123,7 +123,7 @@ def test_nobody_takes_a_lease_from_another_machine(server: HostServer, clients: 
         assert thief.hears("attached").required("id") != lease
         holder.say("done exit=0 wall_s=2")
         assert holder.line() == ""
-        assert server.farm()["totals"]["slots_in_use"] > 0  # the other client's, which ends with its connection
+        assert server.farm()["totals"]["slots_in_use"] > 0  # until the other ends
     eventually(lambda: server.farm()["totals"]["slots_in_use"] == 0)
 
 
