@@ -157,7 +157,7 @@ class Simulation:
         began = self.now
         self._decision_ns = []
         farm = self.farm
-        before = (farm.granted, farm.backed_up, farm.overtaken)
+        before = (farm.totals.granted, farm.totals.backed_up, farm.totals.overtaken)
         builders = [_Builder(build) for build in builds]
         for builder in builders:
             self._at(began + builder.build.starts_s, partial(self._begin, builder))
@@ -169,7 +169,7 @@ class Simulation:
                 if unfinished == len(builders) - 1:
                     for each in builders:
                         each.done_at_first_end_s = each.done_s
-        after = (farm.granted, farm.backed_up, farm.overtaken)
+        after = (farm.totals.granted, farm.totals.backed_up, farm.totals.overtaken)
         counted = [now - then for now, then in zip(after, before, strict=True)]
         result = self._result(builders, began, *counted)
         self.now += BETWEEN_BUILDS_S
