@@ -123,7 +123,7 @@ class Farm:
             "probation": failures.probation_over,
             "lacks": failures.lacks_over,
             "attach": returns.attach_time_over,
-            "hope": returns.hope_over,
+            "returns": returns.return_time_over,
             "tell": requests.long_enough_to_tell,
             "wait": requests.waited_enough,
         }

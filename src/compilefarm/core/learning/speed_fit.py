@@ -28,7 +28,8 @@ from compilefarm.core.learning.observations import LearnedHost, Observation
 
 # None of these is tuned finely. Halved or doubled, each changes the third builds of the 30 cases
 # of `bench placement` by less than 1 % on average: with noise, with wrong power indices, and with
-# cores that slots share.
+# cores that slots share. Those builds are too short for ageing; in the case of a host that became
+# fast within a week, four times as fast or as slow ageing makes 3 %.
 #
 # Standard deviations of natural logarithms: 0.1 is 10 %.
 NOISE_SD = 0.12  # of one compile's time about its file's cost
