@@ -95,8 +95,10 @@ class LearnedHost:
     is_declared: bool = True
     pinned: bool = False
     crowding_cost: float = 0.0
-    # How far `log_speed` is from `log_declared`, as it counts in the farm's average.
-    scale_offset: float = 0.0
+    # How far `log_speed` is from `log_declared`, as it counts in the farm's average; None: it does
+    # not count, as nothing was measured.
+    scale_offset: float | None = None
+    refits_left: int = 0  # without a new compile, because neighbours were declared
     # The estimates that `Learning` tells others. They follow the fit in steps worth a look.
     published_log_speed: float = 0.0
     published_crowding_cost: float = 0.0
