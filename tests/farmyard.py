@@ -20,7 +20,7 @@ from compilefarm.core.events import (
 from compilefarm.core.farm.farm import Farm
 from compilefarm.core.learning.learning import Learning
 from compilefarm.core.model import Lease, Outcome, Request
-from compilefarm.core.placement.earliest.earliest import EarliestPolicy
+from compilefarm.core.placement.earliest.policy import EarliestPolicy
 from compilefarm.protocol.declaration import Declaration
 
 DONE = Outcome(exit=0)

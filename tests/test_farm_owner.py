@@ -13,7 +13,7 @@ from compilefarm.core.farm.farm import LOST_AFTER_S, PATIENCE_UNKNOWN_S, Farm
 from compilefarm.core.learning.learning import Learning
 from compilefarm.core.model import Host, Load, Outcome, State
 from compilefarm.core.owner_share import CALM_S, RESERVE_CPUS
-from compilefarm.core.placement.earliest.earliest import EarliestPolicy
+from compilefarm.core.placement.earliest.policy import EarliestPolicy
 from compilefarm.core.snapshot import take_snapshot
 from compilefarm.protocol.declaration import Declaration, Mode
 

@@ -28,7 +28,7 @@ from compilefarm.core.events import (
 from compilefarm.core.farm.farm import LOST_AFTER_S, SETTLE_AGAIN_S, SETTLE_S, Farm
 from compilefarm.core.learning.learning import Learning
 from compilefarm.core.model import Availability, Host, Load, Outcome, Request, State
-from compilefarm.core.placement.earliest.earliest import EarliestPolicy
+from compilefarm.core.placement.earliest.policy import EarliestPolicy
 from compilefarm.core.snapshot import take_snapshot
 from compilefarm.protocol.declaration import Declaration
 
