@@ -1,5 +1,7 @@
 """`python -m bench [--quick] [SECTION ...]`: run the benchmarks and print a table for each.
 
+`python -m bench placement --ablate` shows instead what each mechanism of `earliest` is worth.
+
 A bound that is not kept is shown as "over" and is no failure: on a shared machine it is more often
 the machine's doing than ours, and what cries wolf is soon not heard. The exit status is 1 when
 something broke, so that there is no figure.
@@ -12,9 +14,9 @@ import subprocess
 import sys
 from typing import Protocol
 
-from bench import decision, gethost, idle, memory, owner, placement, server
+from bench import ablation, decision, gethost, idle, memory, owner, placement, server
 from bench.programs import Missing
-from bench.table import Table, show
+from bench.table import Table, show, show_grid
 
 
 class Section(Protocol):
@@ -39,10 +41,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure compilefarm.")
     parser.add_argument("section", nargs="*", help=f"by default all: {', '.join(SECTIONS)}")
     parser.add_argument("--quick", action="store_true", help="too little work for good figures")
+    parser.add_argument(
+        "--ablate",
+        action="store_true",
+        help="placement only: what each mechanism of the policy is worth (takes half an hour)",
+    )
     options = parser.parse_args()
+    if options.ablate and options.section != ["placement"]:
+        parser.error("--ablate goes with the section placement alone")
     unknown = set(options.section) - SECTIONS.keys()
     if unknown:
         parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+    if options.ablate:
+        for grid in ablation.measure(quick=options.quick):
+            show_grid(grid)
+        return 0
     status = 0
     for name in options.section or SECTIONS:
         try:

@@ -9,7 +9,7 @@ every machine. A ratio is makespan to the lower bound that no schedule can beat.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from bench.cases import Case, by_chance, mean, recorded, standard
 from bench.table import Row, Table
 from compilefarm.core.learning.learning import Learning
 from compilefarm.core.placement.earliest.policy import EarliestPolicy
-from compilefarm.core.placement.policies import make_policy
+from compilefarm.core.placement.policy import Policy
 from compilefarm.core.placement.tier import TierPolicy
 from compilefarm.protocol.declaration import Declaration
 from compilefarm.protocol.hosts_info import parse_hosts_info
@@ -38,7 +38,7 @@ def measure(*, quick: bool) -> Table:
     cases = list(standard())[:: 5 if quick else 1]
     tier = [case.play(TierPolicy())[0].ratio for case in cases]
     builds = [[result.ratio for result in case.play(_earliest(), builds=3)] for case in cases]
-    wrong = [_with_wrong_powers(case).play(_earliest(), builds=3)[-1].ratio for case in cases]
+    wrong = [with_wrong_powers(case).play(_earliest(), builds=3)[-1].ratio for case in cases]
     rows = [
         Row("the 2004 rule (tier)", _figures(tier)),
         _build("first build", [each[0] for each in builds], tier, (1.45, 2.2)),
@@ -48,7 +48,7 @@ def measure(*, quick: bool) -> Table:
             tier,
         ),
         _build("second build", [each[1] for each in builds], tier, (1.12, 1.65)),
-        _build("first build in a clone", [_clone(case).ratio for case in cases], tier),
+        _build("first build in a clone", [clone(case, _earliest()).ratio for case in cases], tier),
     ]
     right = [ratios[2] for ratios in builds]
     against = mean(wrong) / mean(right)
@@ -65,7 +65,7 @@ def measure(*, quick: bool) -> Table:
     rows += _together(cases)
     rows.append(_crowded())
     rows.append(_found_again())
-    rows.append(_owner_back())
+    rows.append(_owners_back())
     unlike_cases = list(by_chance(SEED))[:: 40 if quick else 1]
     unlike_tier = [case.play(TierPolicy())[0].ratio for case in unlike_cases]
     unlike_builds = [
@@ -133,20 +133,8 @@ def _together(cases: Sequence[Case]) -> Iterator[Row]:
 
 
 def _crowded() -> Row:
-    """Return a row on slots that share cores, beside the same where nothing may be learned."""
-    files = recorded("redis")
-    times_s = []
-    for pinned in (False, True):
-        hosts = [
-            Declaration(name, slots=slots, power_index=speed, actual_full=full, pinned=pinned)
-            for name, slots, speed, full in (
-                ("a", 16, 4.0, 0.55),
-                ("b", 16, 3.0, None),
-                ("c", 8, 2.0, 0.7),
-            )
-        ]
-        times_s.append(Case("crowded", hosts, files, 20).play(_earliest(), builds=5)[-1].makespan_s)
-    learned_s, blind_s = times_s
+    learned_s = crowded_s(_earliest())
+    blind_s = crowded_s(_earliest(), pinned=True)
     return Row(
         "slots that share cores, fifth build",
         f"{learned_s:.2f} s",
@@ -155,56 +143,78 @@ def _crowded() -> Row:
     )
 
 
+def crowded_s(policy: Policy, *, pinned: bool = False) -> float:
+    """Return how long a fifth build takes where slots share cores; if `pinned`, none is learned."""
+    hosts = [
+        Declaration(name, slots=slots, power_index=speed, actual_full=full, pinned=pinned)
+        for name, slots, speed, full in (
+            ("a", 16, 4.0, 0.55),
+            ("b", 16, 3.0, None),
+            ("c", 8, 2.0, 0.7),
+        )
+    ]
+    case = Case("slots that share cores", hosts, recorded("redis"), 20)
+    return case.play(policy, builds=5)[-1].makespan_s
+
+
 def _found_again() -> Row:
-    """Return a row on a host that was slow, and is fast after a week in which nobody used it."""
-    learning, chance = Learning(), random.Random(1)
+    before_s, after_s = found_again_s(EarliestPolicy)
+    return Row(
+        "a slow host became 12 times as fast: second build",
+        f"{after_s:.2f} s",
+        f"before {before_s:.2f} s",
+        after_s / before_s,
+    )
+
+
+def found_again_s(make: Callable[[Learning], Policy]) -> tuple[float, float]:
+    """Return how long second builds take: while a host is slow, and when it has become fast.
+
+    In between is a week in which nothing was compiled. `make` returns a policy that learns there.
+    """
+    learning = Learning()
     build = [Build("user", "/home/user", recorded("redis"), 8)]
     times_s = []
     for actual, now in ((1.0, 0.0), (12.0, WEEK_S)):
         hosts = [Declaration(name, slots=4, power_index=4.0) for name in ("a", "b")]
         hosts.append(Declaration("c", slots=4, power_index=1.0, actual_power_index=actual))
-        policy = make_policy("earliest", learning, chance)
-        simulation = Simulation(policy, hosts, chance=chance, now=now)
+        simulation = Simulation(make(learning), hosts, chance=random.Random(1), now=now)
         times_s.append([simulation.play(build).makespan_s for _ in range(2)][-1])
+    return times_s[0], times_s[1]
+
+
+def _owners_back() -> Row:
+    with_s = owners_back_s(_earliest())
+    without_s = owners_back_s(EarliestPolicy(Learning(), backups=False))
     return Row(
-        "a slow host became 12 times as fast: second build",
-        f"{times_s[1]:.2f} s",
-        f"before {times_s[0]:.2f} s",
-        times_s[1] / times_s[0],
+        "two owners came back in the middle of a first build",
+        f"{with_s:.1f} s",
+        f"no backups {without_s:.1f} s",
+        with_s / without_s,
     )
 
 
-def _owner_back() -> Row:
-    """Return a row on a first build during which the owners of two hosts came back to work."""
+def owners_back_s(policy: Policy) -> float:
+    """Return how long a first build takes in which the owners of two hosts come back to work."""
     chance = random.Random(7)
     files = [TracedFile(f"{number}.c", 5.0 + 20.0 * chance.random()) for number in range(300)]
     path = HERE / "farms" / "office.txt"
     hosts = parse_hosts_info(path.read_text(), str(path))
     load = [ForeignLoad(10.0, "server1", 16.0), ForeignLoad(12.0, "desk1", 8.0)]
-    times_s = []
-    for backups in (True, False):
-        policy = make_policy("earliest", Learning(), random.Random(1), backups=backups)
-        simulation = Simulation(policy, hosts, load, chance=random.Random(1))
-        build = Build("user", "/home/user", files, 96)
-        times_s.append(simulation.play([build]).makespan_s)
-    return Row(
-        "two owners came back in the middle of a first build",
-        f"{times_s[0]:.1f} s",
-        f"no backups {times_s[1]:.1f} s",
-        times_s[0] / times_s[1],
-    )
+    simulation = Simulation(policy, hosts, load, chance=random.Random(1))
+    return simulation.play([Build("user", "/home/user", files, 96)]).makespan_s
 
 
 def _earliest() -> EarliestPolicy:
     return EarliestPolicy(Learning())
 
 
-def _clone(case: Case) -> Result:
+def clone(case: Case, policy: Policy) -> Result:
     """Return the first build in another directory than the one in which the files are known."""
-    return case.play_in(_earliest(), ["/home/user", "/ci/job-1"])
+    return case.play_in(policy, ["/home/user", "/ci/job-1"])
 
 
-def _with_wrong_powers(case: Case) -> Case:
+def with_wrong_powers(case: Case) -> Case:
     """Return a case in which a third of the hosts are declared wrongly."""
     chance = random.Random(1)
     odd = set(chance.sample(range(len(case.hosts)), len(case.hosts) // 3))

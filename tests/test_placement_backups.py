@@ -205,21 +205,25 @@ def test_a_compile_on_a_host_whose_owner_came_is_begun_elsewhere() -> None:
 
 
 def test_an_attempt_that_its_backup_overtook_is_not_charged_to_its_user() -> None:
-    yard, giant = slow_and_fast()
+    yard = Farmyard(host("fast", 1, 1000), host("slow", 1, 100))
+    holds = yard.ask("a.c", "cat")
+    yard.until(yard.now + 0.1)
+    giant = yard.ask("giant.c", "ann", can_back_up=True)
+    yard.until(yard.now + 5.0)
+    assert yard.host_of(giant) == "slow"
+    yard.end(holds)
     bobs = yard.ask("b.c", "bob")
-    yard.until(yard.now + 10.0)
+    yard.until(yard.now + 0.3)
     yard.end(bobs)
-    cats = yard.ask("c.c", "cat")
-    yard.until(yard.now + 600.0)
-    yard.end(cats)
-    yard.until(yard.now + 1.0)
+    yard.until(yard.now + 0.1)
     assert yard.backup_of(giant) == "fast"
     yard.end_by_backup(giant)
-    # Bob got 100 s of work, and Ann about 10; with what was overtaken they would be 600 more.
-    busy = yard.ask("d.c", "cat"), yard.ask("e.c", "cat")
+    # Bob got 300 s of work, and Ann less than 100; with what was overtaken it would be 600.
+    busy = yard.ask("c.c", "eve"), yard.ask("d.c", "dan")
     yard.until(yard.now + 0.1)
-    bobs, anns = yard.ask("f.c", "bob"), yard.ask("g.c", "ann")
+    bobs, anns = yard.ask("e.c", "bob"), yard.ask("f.c", "ann")
     yard.until(yard.now + 0.1)
+    assert not {bobs, anns} & yard.leases.keys()
     yard.end(busy[0])
     assert yard.host_of(anns) is not None
     assert yard.host_of(bobs) is None

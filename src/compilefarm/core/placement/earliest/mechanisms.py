@@ -16,14 +16,14 @@ from compilefarm.core.placement.earliest.tuning import MODES
 class Mechanisms:
     """Which mechanisms are on.
 
-    `modes`: those of the rule that are played forward; without any, only the plain rule is used.
+    `modes`: those of the rule that are played forward. Of one alone nothing is played.
     """
 
     modes: tuple[Mode, ...] = MODES
-    comparing: bool = True  # a file may start if no busy slot ends it sooner, though beyond R
+    comparing: bool = True  # beyond R, a file may start if no busy slot ends it sooner
     gathering: bool = True  # the first requests of a build are placed together
     fairness: bool = True  # the least served user goes first
-    patience: bool = True  # who was passed over for long goes before all others
+    patience: bool = True  # a request that was passed over for long goes before all others
     twins: bool = True  # a new directory goes by one with the same files
     measuring: bool = True  # a short file finds out how fast a neglected host is
     crowding: bool = True  # slots that share cores are told apart

@@ -16,10 +16,10 @@ from compilefarm.core.placement.earliest.rule import EPSILON_S, STEADY, Mode
 # for a file, and where many like files wait, each counts on the slot that only one of them will
 # get.
 MODES = (
+    STEADY,
     Mode(hurry=True, stretch=0.8),
     Mode(hurry=True, stretch=1.0),
     Mode(hurry=False, stretch=0.8),
-    STEADY,
     Mode(hurry=False, stretch=1.4),
     Mode(hurry=False, stretch=2.0),
     Mode(hurry=False, stretch=math.inf),
@@ -36,15 +36,15 @@ SWITCH_GAIN = 1.02
 
 
 class Tuning:
-    """The mode of one build, and the trials of others."""
+    """The mode of one build, and the trials of others; the first of `modes` is the plain rule's."""
 
     def __init__(self, modes: tuple[Mode, ...] = MODES) -> None:
-        self.mode = STEADY
+        self.mode = modes[0]
         self._modes = modes
         self._steps = STEPS_SAVED
         # Of the current round: what is still to be tried, and the best so far.
         self._trials: list[Mode] = []
-        self._best = STEADY
+        self._best = self.mode
         self._best_end_s = math.inf
 
     def earn(self) -> None:
@@ -53,7 +53,7 @@ class Tuning:
 
     def stop(self) -> None:
         """Play as the plain rule says."""
-        self.mode = STEADY
+        self.mode = self._modes[0]
         self._trials = []
 
     def affords_trial(self, files: int) -> bool:
