@@ -33,7 +33,7 @@ from compilefarm.core.events import (
 from compilefarm.core.farm.farm import Farm
 from compilefarm.core.learning.learning import Learning
 from compilefarm.core.model import Host, Lease, Load, Outcome, Request
-from compilefarm.core.placement.earliest.earliest import EarliestPolicy
+from compilefarm.core.placement.earliest.policy import EarliestPolicy
 from compilefarm.core.placement.policy import Policy
 from compilefarm.core.placement.tier import TierPolicy
 from compilefarm.protocol.declaration import Declaration, Mode
