@@ -49,8 +49,8 @@ AGEING_PER_S = 0.3**2 / DAY_S
 # The weight of a host whose scale is unknown, as it is not declared: next to nothing.
 UNDECLARED_WEIGHT = 1e-9
 
-# What other hosts say of a host's speed by one of its compiles: the logarithm of the speed as if
-# the host was not crowded, its variance, and the host's crowdedness.
+# What other hosts say of a host's speed by one of its compiles. The numbers are the logarithm of
+# the speed as if the host was not crowded, its variance, and the host's crowdedness.
 # It is a plain tuple, because a fit makes dozens of them.
 _Comparison = tuple[float, float, float]
 
