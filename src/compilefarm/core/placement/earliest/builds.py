@@ -15,7 +15,7 @@ from heapq import heappop, heappush
 from typing import NamedTuple
 
 from compilefarm.core.learning.clones import SHARED_LEAST
-from compilefarm.core.model import Request
+from compilefarm.core.model import Request, Restriction
 from compilefarm.core.placement.earliest.speed_classes import Running, View, drop_untrue
 from compilefarm.core.placement.earliest.turns import Turns, User
 
@@ -117,7 +117,7 @@ class Build:
         self.key = key
         self.user = user
         self.served = 0.0
-        self.queue_of: dict[tuple[str, str, frozenset[str]], Queue] = {}  # by restriction
+        self.queue_of: dict[Restriction, Queue] = {}  # by restriction
         self.queues: dict[tuple[View, frozenset[str]], Queue] = {}
         self.standing: dict[Queue, None] = {}  # of these, those with something waiting
         self.waiting = 0
