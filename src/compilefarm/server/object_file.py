@@ -86,7 +86,10 @@ def _read(data: bytes) -> tuple[str, bytes]:
     )
     size, count, names = struct.unpack_from(f"{mark}HHH", data, 58 if bits == 64 else 46)
     header = f"{mark}II8x8xQQ" if bits == 64 else f"{mark}II4x4xII"
-    sections = [struct.unpack_from(header, data, table + n * size) for n in range(min(count, SECTIONS_LIMIT))]
+    sections = [
+        struct.unpack_from(header, data, table + n * size)
+        for n in range(min(count, SECTIONS_LIMIT))
+    ]
     _, _, names_at, names_size = sections[names]
     for name, _, at, length in sections:
         start = names_at + name

@@ -88,7 +88,7 @@ class Farm:
         self.story = Story()
         timers = self._timers = Timers()
         roster = self._roster = Roster(policy, timers)
-        doors = Doors(roster)
+        self.doors = doors = Doors(roster)
         probes = self._probes = CompilerProbes(timers, roster, doors)
         self.demand = demand = Demand(roster)
         failures = Failures(roster, timers, totals)

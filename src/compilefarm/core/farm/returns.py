@@ -102,7 +102,7 @@ class Returns:
         roster.refresh(host, turn)
         if host.silent or host.state is State.MUTE:
             roster.give_time_to_return(host, turn)
-        if host.agent_compilers is not None:
+        if host.agent_compilers is not None and not host.compilers_awaited:
             self._leases.revoke_without_door(host, turn)
 
     # -- hosts and leases that may still return
