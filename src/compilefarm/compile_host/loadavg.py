@@ -295,6 +295,10 @@ class Reporter:
                 if message is not None:
                     self._output.say(f"received {message.verb}")
                     continue
+                if takes_ids:
+                    # First, because a server may have taken this host for lost, and uses it again
+                    # when it reports a load.
+                    self._send_compilers(server)
                 now_s = time.monotonic()
                 report = self._read(now_s)
                 # Report up to half a sample early rather than late.
@@ -313,7 +317,10 @@ class Reporter:
 
     def _send_compilers(self, server: Connection) -> None:
         """Send the list of compilers, unless this connection has it already."""
-        compilers = self._agent.offered if self._agent else None
+        if self._agent is None:
+            return
+        self._agent.wait_for_fresh_look()
+        compilers = self._agent.offered
         if compilers is None or compilers == self._compilers_sent:
             return
         for compiler in compilers:

@@ -32,6 +32,9 @@ LOOK_S = 0.5
 OLD_WORKERS_LOOK_S = 0.02
 # Until its first look is complete, an agent publishes nothing, but at most this long.
 FIRST_LOOK_S = 20.0
+# After a look that is older, the process was stopped. The next one comes within this time, unless a
+# file system hangs.
+STALE_S = 1.5
 
 
 class CompilerAgent:
@@ -61,6 +64,7 @@ class CompilerAgent:
         self._workers = Workers(distccd) if distccd else None
         self._complain = complain
         self._inquiry: Inquiry | None = None
+        self._looked_s = time.monotonic()
         self.offered: tuple[Compiler, ...] | None = None
         """The compilers that distccd runs now; None until the first look is complete."""
 
@@ -73,6 +77,12 @@ class CompilerAgent:
     def workers_run(self) -> AbstractContextManager[object]:
         """A lock under which no worker of distccd is stopped."""
         return self._workers.steady if self._workers else nullcontext()
+
+    def wait_for_fresh_look(self) -> None:
+        """Wait, in bounded time, if the last look is too old to say what is there."""
+        deadline_s = time.monotonic() + STALE_S
+        while self._looked_s < time.monotonic() - STALE_S and time.monotonic() < deadline_s:
+            time.sleep(0.01)
 
     def look_once(self) -> None:
         """Find the compilers and open their doors, in bounded time; raises `OSError`."""
@@ -97,6 +107,7 @@ class CompilerAgent:
                     if self._complain is not None:
                         self._complain(f"cannot change doors to compilers: {error_text(error)}")
                     self._keep_open()
+            self._looked_s = began_s
             self._wait(LOOK_S)
 
     def _look(self) -> bool:
