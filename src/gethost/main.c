@@ -28,15 +28,24 @@
  *   - command.c: what distcc would do with the command
  *   - outputs.c: the files that a compile writes
  *   - words.c: the words of a command line
+ *   - compiler_id.c: which compiler a command names
+ *   - id_cache.c: what is remembered about compilers
+ *   - id_parts.c: the id of a compiler, worked out from its parts
+ *   - driver.c: finding a compiler's driver, and its name
+ *   - query.c: asking a program
+ *   - build_id.c: the build id of a program
+ *   - sha256.c: SHA-256
+ *   - stamps.c: noticing that files have changed
  *   - program.c: looking up programs
  *   - local.c: compiling here, at most as many at once as there are CPUs
  *   - away.c: remembering that a server is away
- *   - notes.c: the directory for such notes
+ *   - notes.c: what the gethosts of one user leave for each other
  *   - child.c: signals, exec, and ending by a signal
  *   - say.c: messages to the user
  *   - descriptors.c: private file descriptors
  *   - clock.c: time and deadlines
  *   - cpus.c: the CPUs of this machine
+ *   - quoting.c: percent-encoding
  *   - text.c: questions about strings
  *
  * Memory. The process is short, and its end frees everything: the words of commands,
@@ -58,6 +67,7 @@
 #include "away.h"
 #include "child.h"
 #include "command.h"
+#include "compiler_id.h"
 #include "cpus.h"
 #include "descriptors.h"
 #include "environment.h"
@@ -216,6 +226,10 @@ int main(int argc, char **argv)
     struct options options = options_read(argv);
     if (options.jobs)
         print_jobs(&options);
+    if (options.compiler_ids) {
+        compiler_print_ids(options.command);
+        _exit(0);
+    }
 
     const char *program = options.command[0];
     int missing = program_missing(program);

@@ -15,42 +15,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "quoting.h"
 #include "text.h"
 
 enum { SLOTS_MAX = 4096 };
 
 /* ---- taking a line apart ---- */
-
-static int hexadecimal_digit(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    if (c >= 'a' && c <= 'f')
-        return c - 'a' + 10;
-    if (c >= 'A' && c <= 'F')
-        return c - 'A' + 10;
-    return -1;
-}
-
-/* Decode %XX in place. False if that is not two digits, or if it is a NUL, which would hide what
- * follows it. */
-static bool decode(char *value)
-{
-    char *to = value;
-    for (char *from = value; *from; from++) {
-        if (*from != '%') {
-            *to++ = *from;
-            continue;
-        }
-        int high = hexadecimal_digit(from[1]), low = high < 0 ? -1 : hexadecimal_digit(from[2]);
-        if (low < 0 || high + low == 0)
-            return false;
-        *to++ = (char)(high * 16 + low);
-        from += 2;
-    }
-    *to = 0;
-    return true;
-}
 
 static bool is_name(const char *text)
 {
@@ -75,7 +45,7 @@ bool message_read(char *line, struct message *message)
         char *value = word; /* NULL if there was no '=' */
         if (!value || message->count == MESSAGE_WORDS_MAX)
             return false;
-        if (!is_name(key) || value_of(message, key) || !decode(value))
+        if (!is_name(key) || value_of(message, key) || !unquote(value))
             return false;
         message->word[message->count].key = key;
         message->word[message->count++].value = value;
