@@ -12,7 +12,7 @@
  *
  * The files, each of which uses only files further down:
  *
- *   - main.c: the story (ask, run, ask again, compile here)
+ *   - main.c: the story (identify, ask, run, ask again, compile here)
  *   - options.c: gethost's own options
  *   - run.c: the command while its lease lasts
  *   - backup.c: the files of a second run of the same compile
@@ -61,6 +61,7 @@
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "asking.h"
@@ -78,6 +79,7 @@
 #include "request.h"
 #include "run.h"
 #include "say.h"
+#include "text.h"
 
 enum {
     /* A third host in a row that fails is rare; by then, compiling here is faster. */
@@ -177,6 +179,21 @@ static struct outcome run_on_host(const struct options *options, const struct co
     return run_with_lease(options->command, command, holding, keep_text);
 }
 
+/* Identify the command's compiler, or run the command here. */
+static void identify_compiler(const struct options *options, struct command *command)
+{
+    static struct compiler compiler;
+    const char *word = options->command[1];
+    if (!word || strcmp(base_name(word), base_name(command->compiler)) != 0)
+        return; /* distcc takes a default, or finds the compiler in an @FILE */
+    command->identity = &compiler;
+    if (compiler_identify(word, &compiler))
+        return;
+    if (!say_is_verbose() && away_is_first_in_build(compiler.reason))
+        say("%s; compiling here", compiler.reason);
+    run_here(options, compiler.reason);
+}
+
 _Noreturn static void run_on_farm(const struct options *options, const struct command *command)
 {
     struct request request = {
@@ -185,6 +202,7 @@ _Noreturn static void run_on_farm(const struct options *options, const struct co
         .wait_s = options->wait_s,
         .source = command->source,
         .compiler = command->compiler,
+        .identity = command->identity,
         .can_back_up = command->outputs.are_known && !environment_adds_outputs(),
     };
     int failed_hosts = 0, revoked_leases = 0;
@@ -247,5 +265,7 @@ int main(int argc, char **argv)
         run_here(&options, command.reason);
     if (command.kind == COMMAND_COMPILE && !environment_has_distcc_dir())
         run_here(&options, "distcc cannot write to $DISTCC_DIR or ~/.distcc");
+    if (command.kind == COMMAND_COMPILE)
+        identify_compiler(&options, &command);
     run_on_farm(&options, &command);
 }
