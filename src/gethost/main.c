@@ -25,6 +25,7 @@
  *   - line.c: a line to a server
  *   - address.c: from the list of servers to socket addresses
  *   - environment.c: what distcc is told
+ *   - door.c: the name that tells a host which compiler to run
  *   - command.c: what distcc would do with the command
  *   - outputs.c: the files that a compile writes
  *   - words.c: the words of a command line
@@ -71,6 +72,7 @@
 #include "compiler_id.h"
 #include "cpus.h"
 #include "descriptors.h"
+#include "door.h"
 #include "environment.h"
 #include "holding.h"
 #include "local.h"
@@ -167,6 +169,14 @@ _Noreturn static void finish(const struct outcome *outcome, struct holding *hold
     _exit(outcome->exit_status);
 }
 
+/* Is the door of the lease there, if it has one? A full disk, for example, can prevent that. */
+static bool has_door(const struct options *options, const struct command *command,
+                     const struct lease *lease)
+{
+    return !command->identity || !*lease->door ||
+           door_make(lease->door, command->identity, options->command);
+}
+
 static struct outcome run_on_host(const struct options *options, const struct command *command,
                                   struct holding *holding)
 {
@@ -208,6 +218,10 @@ _Noreturn static void run_on_farm(const struct options *options, const struct co
     int failed_hosts = 0, revoked_leases = 0;
     while (failed_hosts < HOSTS_TO_TRY && failed_hosts + revoked_leases < LEASES_TO_TRY) {
         struct holding *holding = get_lease(options, &request);
+        if (!has_door(options, command, holding_lease(holding))) {
+            holding_end(holding);
+            run_here(options, "cannot make a link to the compiler in its cache");
+        }
         struct outcome outcome = run_on_host(options, command, holding);
         enum verdict verdict = command_judge(command, outcome.exit_status);
 
@@ -241,6 +255,7 @@ _Noreturn static void run_on_farm(const struct options *options, const struct co
 int main(int argc, char **argv)
 {
     (void)argc;
+    door_pass(argv);
     struct options options = options_read(argv);
     if (options.jobs)
         print_jobs(&options);

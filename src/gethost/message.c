@@ -2,8 +2,8 @@
  *
  * What comes from the network is foreign text. It ends up on a terminal and in an environment
  * variable that distcc obeys. So it is checked, here and nowhere else. An address must be
- * numeric, and a port and a number of slots in their ranges. A reason loses its control
- * characters.
+ * numeric, and a port and a number of slots in their ranges. A door must have a name that no other
+ * program has. A reason loses its control characters.
  *
  * This file does not know connections, or what a message leads to.
  */
@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "door.h"
 #include "quoting.h"
 #include "text.h"
 
@@ -100,11 +101,14 @@ static bool is_host(const char *text)
 bool message_lease(const struct message *message, struct lease *lease)
 {
     const char *address = value_of(message, "address"), *host = value_of(message, "host");
-    if (!address || !is_address(address) || !host || !is_host(host))
+    const char *door = value_of(message, "door");
+    if (!address || !is_address(address) || !host || !is_host(host) ||
+        (door && !door_is_name(door)))
         return false;
     message_id(message, lease->id);
     snprintf(lease->address, sizeof lease->address, "%s", address);
     snprintf(lease->host, sizeof lease->host, "%s", host);
+    snprintf(lease->door, sizeof lease->door, "%s", door ? door : "");
     lease->port = message_number(message, "port", 1, 65535);
     lease->slots = message_number(message, "slots", 1, SLOTS_MAX);
     return lease->port > 0 && lease->slots > 0;
