@@ -89,9 +89,9 @@ static void make_directory(char *path)
     (void)mkdir(path, 0700);
 }
 
-/* This runs once per compile, so a directory that exists costs two system calls. If it is in
- * /tmp, its sticky bit keeps others from replacing it after the look. */
-bool cache_directory(char path[CACHE_DIRECTORY_SIZE])
+/* A directory that exists costs two system calls. If it is in /tmp, its sticky bit keeps others
+ * from replacing it after the look. */
+static bool find_cache(char path[CACHE_DIRECTORY_SIZE])
 {
     static const enum place places[] = {CACHE, HOME_CACHE, SESSION, DISTCC, TEMPORARY};
     for (size_t i = 0; i < ARRAY_LENGTH(places); i++) {
@@ -107,4 +107,15 @@ bool cache_directory(char path[CACHE_DIRECTORY_SIZE])
             return true;
     }
     return false;
+}
+
+bool cache_directory(char path[CACHE_DIRECTORY_SIZE])
+{
+    static char found[CACHE_DIRECTORY_SIZE];
+    if (!*found && !find_cache(found)) {
+        *found = 0;
+        return false;
+    }
+    strcpy(path, found);
+    return true;
 }
