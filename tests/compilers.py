@@ -30,15 +30,16 @@ class Row:
     target: str
     path: str
     text: str
+    files: frozenset[str]
 
 
 def ids(gethost: Gethost, *words: str | Path, **environment: str) -> list[Row]:
     """Return what gethost says of these compilers."""
     result = gethost.run("--compiler-ids", *map(str, words), **environment)
     assert (result.returncode, result.stderr) == (0, "")
-    rows = [line.split("\t") for line in result.stdout.splitlines()]
-    assert [len(row) for row in rows] == [6] * len(words)
-    return [Row(*map(unquote, row)) for row in rows]
+    rows = [list(map(unquote, line.split("\t"))) for line in result.stdout.splitlines()]
+    assert len(rows) == len(words)
+    return [Row(*row[:6], files=frozenset(row[6:])) for row in rows]  # type: ignore[arg-type,misc]
 
 
 def id_of(gethost: Gethost, word: str | Path, **environment: str) -> str:

@@ -596,6 +596,22 @@ def test_many_gethosts_at_once_ask_once(gethost: Gethost, fake: FakeCompiler) ->
     assert fake.asked() == QUESTIONS
 
 
+def test_the_files_that_decide_the_answer_are_named(gethost: Gethost, fake: FakeCompiler) -> None:
+    fake.forget_answer("as")
+    fake.programs["as"].chmod(0o755)
+    nowhere, scripts = gethost.directory / "nowhere", gethost.directory / "bin"
+    gethost.program("gcc", "exit 1")
+    path = f"{nowhere}:{scripts}:{fake.directory}"
+    compiler, script = ids(gethost, fake.path, "gcc", PATH=path)
+    assert compiler.files == {
+        str(fake.path),
+        *map(str, fake.programs.values()),
+        f"{nowhere}/as",
+        f"{scripts}/as",
+    }
+    assert script.files == {f"{nowhere}/gcc", f"{scripts}/gcc"}
+
+
 def test_a_directory_in_path_may_have_spaces_and_more(gethost: Gethost, driver: Path) -> None:
     odd = FakeCompiler(driver, gethost.directory / "a b%\tc")
     first = id_of(gethost, odd.path)

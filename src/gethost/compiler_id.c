@@ -13,10 +13,8 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "array.h"
-#include "descriptors.h"
 #include "id_cache.h"
 #include "id_parts.h"
 #include "quoting.h"
@@ -62,14 +60,14 @@ bool compiler_identify(const char *word, struct compiler *compiler)
     return is_known && *compiler->id;
 }
 
-static void print_field(const char *text, char end)
+static void print_field(const char *before, const char *text)
 {
     char quoted[3 * COMPILER_PATH_SIZE];
     size_t length = 0, added;
     for (; *text; text++, length += added)
-        added = quote_character(quoted + length, sizeof quoted - 1 - length, (unsigned char)*text);
-    quoted[length++] = end;
-    write_all(STDOUT_FILENO, quoted, length);
+        added = quote_character(quoted + length, sizeof quoted - length, (unsigned char)*text);
+    fputs(before, stdout);
+    fwrite(quoted, 1, length, stdout);
 }
 
 void compiler_print_ids(char **words)
@@ -82,6 +80,13 @@ void compiler_print_ids(char **words)
                                compiler.target, compiler.path, compiler.text};
         memcpy(fields, *compiler.id ? known : fields, sizeof fields);
         for (size_t i = 0; i < ARRAY_LENGTH(fields); i++)
-            print_field(fields[i], i + 1 < ARRAY_LENGTH(fields) ? '\t' : '\n');
+            print_field(i ? "\t" : "", fields[i]);
+        struct id_cache cache;
+        bool is_open = id_cache_open(&cache, *words);
+        char *entry = NULL;
+        for (const char *file; is_open && (file = id_cache_next_file(&cache, &entry));)
+            print_field("\t", file);
+        putchar('\n');
+        fflush(stdout); /* the next compiler may take its time */
     }
 }

@@ -12,9 +12,10 @@
  * have to work it out anew; `reason` says why. Takes microseconds, except for the first time. */
 bool compiler_identify(const char *word, struct compiler *);
 
-/* Print a line for each word, up to NULL: six fields with tabs between, percent-encoded as in the
- * protocol. They are id, name, version, target, path, text. Without an id, the first four are `-`,
- * the fifth is the word, and the last one is the reason. */
+/* Print a line for each word, up to NULL: fields with tabs between, percent-encoded as in the
+ * protocol. They are id, name, version, target, path, text, and then the files that the answer
+ * depends on, if that is known. Without an id, the first four are `-`, the fifth is the word, and
+ * the sixth is the reason. */
 void compiler_print_ids(char **words);
 
 #endif

@@ -3,11 +3,13 @@
  * distcc runs the preprocessor by the same name by which it sends the compile. So on this machine
  * the name is a link to the compiler.
  *
- * gcc does not notice. But clang, and gcc with -no-canonical-prefixes, take the directories of
- * their headers from the place that they are called at. The names of headers in debug information
- * and dependencies would differ from those of a local compile. For these commands the name is a
- * link to gethost, which becomes the compiler under the compiler's own name. That costs half a
- * millisecond, so it is not done for all.
+ * gcc does not notice. But clang takes the directories of its headers from the place that it is
+ * called at. The names of headers in debug information and dependencies would differ from those of
+ * a local compile. So for clang the name is a link to gethost, which becomes clang under clang's
+ * own name. That costs half a millisecond, which is little beside clang's own start.
+ *
+ * With -no-canonical-prefixes, gcc looks for its programs from the place that it is called at, on
+ * this machine and on the host. Such a compile goes through no door.
  *
  * This file does not know how a compiler is identified.
  */
@@ -75,15 +77,17 @@ static bool make_link(const char *folder, const char *link, const char *target)
     return false;
 }
 
-/* Does the compiler do something else when it is called through a link? */
-static bool minds_its_place(const struct compiler *compiler, char *const argv[])
+static bool is_clang(const struct compiler *compiler)
 {
-    if (ends_with(compiler->name, "clang") || ends_with(compiler->name, "clang++"))
-        return true;
-    for (; *argv; argv++)
+    return ends_with(compiler->name, "clang") || ends_with(compiler->name, "clang++");
+}
+
+const char *door_obstacle(const struct compiler *compiler, char *const argv[])
+{
+    for (; *argv && !is_clang(compiler); argv++)
         if (!strcmp(*argv, "-no-canonical-prefixes"))
-            return true;
-    return false;
+            return "with -no-canonical-prefixes, gcc looks for its programs beside its name";
+    return NULL;
 }
 
 /* A door, ready for use. */
@@ -100,7 +104,7 @@ static bool make(struct door *door, const char *name, const struct compiler *com
     if (!is_door_to(name, compiler) || !cache_directory(parent) || strchr(parent, ':'))
         return false;
     door->compiler = NULL;
-    if (minds_its_place(compiler, argv)) {
+    if (is_clang(compiler)) {
         ssize_t length = readlink("/proc/self/exe", gethost, sizeof gethost - 1);
         if (length <= 0)
             return false;

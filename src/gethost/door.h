@@ -17,6 +17,9 @@
 /* Is this a name that a door can have? */
 bool door_is_name(const char *name);
 
+/* Why a compile with this compiler cannot go through a door; NULL: it can. */
+const char *door_obstacle(const struct compiler *, char *const argv[]);
+
 /* Make the door of this name that leads to the compiler, which is the command's second word.
  * Returns false if the name is not of such a compiler, or if it cannot be made. */
 bool door_make(const char *name, const struct compiler *, char *const argv[]);

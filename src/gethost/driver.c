@@ -21,6 +21,9 @@
 #include "program.h"
 #include "text.h"
 
+const char driver_word_characters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                      "0123456789_+.-";
+
 /* ---- finding it ---- */
 
 static const char *search_path(void)
@@ -172,7 +175,8 @@ static size_t find_mode(const char *name, const char **mode)
 static bool is_target(const char *name, size_t length, const char *target)
 {
     size_t architecture = strcspn(target, "-"), first = strcspn(name, "-");
-    return first <= length && first == architecture && strncmp(name, target, first) == 0;
+    return strspn(name, driver_word_characters) >= length && first <= length &&
+           first == architecture && strncmp(name, target, first) == 0;
 }
 
 bool driver_name_clang(struct compiler *compiler)

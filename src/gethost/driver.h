@@ -7,6 +7,9 @@
 #include "compiler.h"
 #include "stamps.h"
 
+/* What names, versions and targets consist of. */
+extern const char driver_word_characters[];
+
 /* Find the driver that distcc would run for the word of a command, and write its path. Returns
  * false, with a reason, if there is none. Either way, `stamps` gets all files that decide it. */
 bool driver_find(const char *word, struct compiler *, struct stamps *);

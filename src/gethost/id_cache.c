@@ -193,15 +193,30 @@ static bool check_sum(char *text, size_t length)
     return is_right;
 }
 
-bool id_cache_read(const struct id_cache *cache, struct compiler *compiler)
+/* Read the entry. `*rest` becomes what follows the line with the format. */
+static bool read_entry(const struct id_cache *cache, char **rest)
 {
     static char text[ENTRY_SIZE_MAX];
-    char path[PATH_SIZE], *rest = text;
+    char path[PATH_SIZE];
     size_t length;
     path_of(cache, "", path);
-    if (!read_file(path, text, sizeof text, &length) || !check_sum(text, length) ||
-        strcmp(strsep(&rest, "\n"), format) != 0 || !rest ||
-        !read_compiler(strsep(&rest, "\n"), compiler))
+    *rest = text;
+    return read_file(path, text, sizeof text, &length) && check_sum(text, length) &&
+           strcmp(strsep(rest, "\n"), format) == 0 && *rest;
+}
+
+const char *id_cache_next_file(const struct id_cache *cache, char **entry)
+{
+    if (!*entry && (!read_entry(cache, entry) || !strsep(entry, "\n")))
+        return NULL;
+    char *line = *entry && **entry ? strsep(entry, "\n") : NULL, *path = next_word(&line);
+    return path && unquote(path) ? path : NULL;
+}
+
+bool id_cache_read(const struct id_cache *cache, struct compiler *compiler)
+{
+    char *rest;
+    if (!read_entry(cache, &rest) || !read_compiler(strsep(&rest, "\n"), compiler))
         return false;
     while (rest && *rest)
         if (!is_current(strsep(&rest, "\n")))

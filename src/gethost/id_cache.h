@@ -22,6 +22,10 @@ bool id_cache_open(struct id_cache *, const char *word);
 /* Read it. False if nothing is known, or if a file has changed since. */
 bool id_cache_read(const struct id_cache *, struct compiler *);
 
+/* The paths of the files that this depends on, one for each call; NULL at the end. `*entry`, at
+ * first NULL, becomes the rest of them. */
+const char *id_cache_next_file(const struct id_cache *, char **entry);
+
 /* Write it, as valid until one of the files changes, and for `valid_s` seconds at most; 0: no
  * limit. False, with errno set, if it cannot be written. */
 bool id_cache_write(const struct id_cache *, const struct compiler *, const struct stamps *,

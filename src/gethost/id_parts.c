@@ -191,7 +191,8 @@ static bool read_description(struct inquiry *inquiry, const char *word)
             is_clang = says_clang;
         }
     }
-    if (!*compiler->version || !*compiler->target)
+    const char *target = compiler->target;
+    if (!*compiler->version || !*target || strspn(target, driver_word_characters) != strlen(target))
         return fail(inquiry, word, "is not a compiler that the farm knows");
     if (!(is_clang ? driver_name_clang(compiler) : driver_name_gcc(word, compiler)))
         return false;

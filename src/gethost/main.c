@@ -197,8 +197,12 @@ static void identify_compiler(const struct options *options, struct command *com
     if (!word || strcmp(base_name(word), base_name(command->compiler)) != 0)
         return; /* distcc takes a default, or finds the compiler in an @FILE */
     command->identity = &compiler;
-    if (compiler_identify(word, &compiler))
+    if (compiler_identify(word, &compiler)) {
+        const char *obstacle = door_obstacle(&compiler, options->command);
+        if (obstacle)
+            run_here(options, obstacle);
         return;
+    }
     if (!say_is_verbose() && away_is_first_in_build(compiler.reason))
         say("%s; compiling here", compiler.reason);
     run_here(options, compiler.reason);
