@@ -18,7 +18,7 @@ from compilefarm.core.placement.earliest.measuring import Measuring
 from compilefarm.core.placement.earliest.mechanisms import Mechanisms
 from compilefarm.core.placement.earliest.places import Places
 from compilefarm.core.placement.earliest.queues import Queue, Waiting
-from compilefarm.core.placement.earliest.rule import EPSILON_S, WAIT, choose, least_rest_s
+from compilefarm.core.placement.earliest.rule import EPSILON_S, WAIT, choose, rest_s, to_do_s
 from compilefarm.core.placement.earliest.speed_classes import Place
 from compilefarm.core.placement.earliest.tuning import FILES_LIMIT
 from compilefarm.core.placement.earliest.turns import REFUSES_ALL
@@ -75,12 +75,12 @@ class Decision:
         typical_cost = build.typical_cost(now)
         situation = self._forecast.situation(queue, place, typical_cost, now)
         if self._measuring is not None and self._measuring.worth_it(queue, now):
-            measured = self._measuring.choose(queue, place, least_rest_s(situation), now)
+            measured = self._measuring.choose(queue, place, rest_s(situation), now)
             if measured is not None:
                 return measured
         self._tune(build, now)
-        mode = situation.mode = build.tuning.mode
-        index = choose(situation, least_rest_s(situation, mode.stretch))
+        situation.mode = build.tuning.mode
+        index = choose(situation, to_do_s(situation))
         return self._picked(queue, place, index, typical_cost, now)
 
     def _choose_in_first_build(
