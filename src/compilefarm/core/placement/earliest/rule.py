@@ -85,11 +85,6 @@ def to_do_s(situation: Situation) -> float:
     return spread_s if spread_s > longest_s else longest_s
 
 
-def rest_s(situation: Situation) -> float:
-    """Return R: no plan ends the rest of the build sooner."""
-    return max(to_do_s(situation), situation.last_end_s - situation.now_s)
-
-
 def choose(situation: Situation, to_do_s: float) -> int:
     """Return which of the waiting files starts on the free slot, as an index; `WAIT`: none.
 
