@@ -16,7 +16,7 @@ from compilefarm.core.placement.earliest.rule import (
     Mode,
     Situation,
     choose,
-    least_rest_s,
+    to_do_s,
 )
 
 HURRY = Mode(hurry=True, stretch=1.0)
@@ -99,7 +99,7 @@ def started(
     """Return the cost of the file that starts; None: all wait."""
     rest, free = rest_of(slots, waiting, coming or [])
     situation = rest.situation(free, mode)
-    picked = choose(situation, least_rest_s(situation, mode.stretch))
+    picked = choose(situation, to_do_s(situation))
     return None if picked == WAIT else situation.waiting[picked]
 
 
@@ -162,10 +162,10 @@ def test_a_file_that_waits_for_other_slots_counts_for_the_rest() -> None:
         build_speed=11.0,
         top_speed=10.0,
     )
-    assert choose(situation, least_rest_s(situation)) == WAIT
+    assert choose(situation, to_do_s(situation)) == WAIT
     situation.longest_beside = 40.0
-    assert least_rest_s(situation) == pytest.approx(4.0)
-    assert choose(situation, least_rest_s(situation)) == 0
+    assert to_do_s(situation) == pytest.approx(4.0)
+    assert choose(situation, to_do_s(situation)) == 0
 
 
 costs = st.lists(st.floats(0.01, 50.0), max_size=12)

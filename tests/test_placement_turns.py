@@ -7,8 +7,7 @@ from itertools import count
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compilefarm.core.placement.earliest.builds import Build, User
-from compilefarm.core.placement.earliest.outlook import Outlook
+from compilefarm.core.placement.earliest.builds import Build, Outlook, User
 from compilefarm.core.placement.earliest.queues import Queue, Reach
 from compilefarm.core.placement.earliest.speed_classes import View
 from compilefarm.core.placement.earliest.tuning import Tuning

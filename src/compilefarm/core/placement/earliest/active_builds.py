@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from compilefarm.core.learning.clones import NAMES_LIMIT
 from compilefarm.core.learning.learning import Learning
 from compilefarm.core.model import Request
-from compilefarm.core.placement.earliest.builds import Build, BuildKey, User, key_of
+from compilefarm.core.placement.earliest.builds import Build, BuildKey, Outlook, User
 from compilefarm.core.placement.earliest.mechanisms import Mechanisms
-from compilefarm.core.placement.earliest.outlook import Outlook
 from compilefarm.core.placement.earliest.places import Places
 from compilefarm.core.placement.earliest.rule import EPSILON_S
 from compilefarm.core.placement.earliest.tuning import Tuning
@@ -22,18 +21,22 @@ SHARE_GREW = 1.1
 
 
 class ActiveBuilds:
-    """The builds of now. One is active while any of its compiles waits or runs."""
+    """The builds of now: `active` ones, with a compile that waits or runs, and `idle` ones.
+
+    `served_floor` is the work that the least served user got who was asked. A user who comes later,
+    or comes back, begins with it: time that was not used is not made up for.
+    """
 
     def __init__(self, learning: Learning, places: Places, mechanisms: Mechanisms) -> None:
         self.active = 0
+        self.served_floor = 0.0
+        self.idle: dict[BuildKey, None] = {}  # the longest idle first
         self._learning = learning
         self._places = places
         self._mechanisms = mechanisms
         self._users: dict[str, User] = {}
         self._builds: dict[BuildKey, Build] = {}
-        self._idle: dict[BuildKey, None] = {}  # not active, the longest idle first
         self._shared_among = 0  # active builds when all were asked last
-        self._served_floor = 0.0  # work that the least served active user got
 
     def directories(self) -> Iterator[str]:
         """Yield the builds' directories."""
@@ -45,12 +48,12 @@ class ActiveBuilds:
 
     def of(self, request: Request) -> Build:
         """Return the build of a request that waits or has a lease."""
-        return self._builds[key_of(request)]
+        return self._builds[request.user, request.builder, request.directory]
 
     def over(self, now: float) -> list[Build]:
         """Return the builds that are over and not yet closed."""
         found: list[Build] = []
-        for key in self._idle:
+        for key in self.idle:
             build = self._builds[key]
             if now - build.rhythm.last_event_s < OVER_AFTER_S:
                 break
@@ -60,7 +63,7 @@ class ActiveBuilds:
     def close(self, build: Build) -> None:
         """Drop a build that is over, and have it remembered for the next one in its directory."""
         user, _, directory = build.key
-        del self._idle[build.key], self._builds[build.key]
+        del self.idle[build.key], self._builds[build.key]
         self._learning.build_ended(directory, build.seen, build.most_outstanding)
         build.user.builds -= 1
         if not build.user.builds:
@@ -68,11 +71,11 @@ class ActiveBuilds:
 
     def arrived(self, request: Request, now: float) -> Build:
         """Count a request to its build, which may begin with it."""
-        key = key_of(request)
+        key = (request.user, request.builder, request.directory)
         build = self._builds.get(key) or self._begin(key, now)
         build.arrived(request.source, now)
-        if not build.outstanding:
-            self._idle.pop(key, None)
+        if not build.waiting.files and not build.running.leases:
+            self.idle.pop(key, None)
             self._activate(build)
         return build
 
@@ -92,29 +95,20 @@ class ActiveBuilds:
 
     def _activate(self, build: Build) -> None:
         if not build.user.active:
-            build.user.served = max(build.user.served, self._served_floor)
+            build.user.served = max(build.user.served, self.served_floor)
         build.user.active += 1
         self.active += 1
         self._shared_among = max(self._shared_among, self.active)
 
-    def rested(self, build: Build) -> bool:
-        """Count a build as idle, if it is; return whether the shares of the others grew by it."""
-        if build.outstanding:
-            return False
+    def rest(self, build: Build) -> bool:
+        """Count a build as idle; return whether the shares of the others grew by it."""
         build.user.active -= 1
         self.active -= 1
-        self._idle[build.key] = None
+        self.idle[build.key] = None
         if self.active and self.active * SHARE_GREW <= self._shared_among:
             self._shared_among = self.active
             return True
         return False
-
-    def serves_next(self, served: float) -> None:
-        """Note that the least served user who is asked got that work.
-
-        Who comes later, or comes back, begins with it: nobody makes up for time not used.
-        """
-        self._served_floor = max(self._served_floor, served)
 
     def speed_for(self, build: Build) -> float:
         """Return the summed speed of the slots that a build can hope for."""

@@ -88,7 +88,11 @@ _Ranked = tuple[float, float, int, _Candidate]
 
 
 class Backups:
-    """The leases that have a backup, and those that may come to have one."""
+    """The leases that have a backup, by id in `having`, and those that may come to have one.
+
+    At `due_s`, `choose` may have another answer although nothing changed. `postponed`: it was due
+    when something waited.
+    """
 
     def __init__(self, leases: Leases, mechanisms: Mechanisms) -> None:
         self._leases = leases
@@ -98,10 +102,10 @@ class Backups:
         self._moves = mechanisms.backup_moves
         self._candidates: dict[int, _Candidate] = {}
         self._by_class: dict[int, dict[int, _Candidate]] = {}  # oldest first
-        self._having: dict[int, _Candidate] = {}  # a backup
+        self.having: dict[int, _Candidate] = {}
         self._backups_of_class: dict[int, dict[int, Running]] = {}  # oldest first
-        self._due_s = math.inf
-        self._postponed = False
+        self.due_s = math.inf
+        self.postponed = False
         self._back_off_s = 0.0
         self._moving: _Candidate | None = None  # its backup ends, to begin again elsewhere
         self._ranking: list[_Ranked] = []  # a heap of those that may have a backup now
@@ -113,15 +117,15 @@ class Backups:
         if running.lease.request.can_back_up:
             candidate = _Candidate(running, build, reach, running.class_index)
             self._candidates[running.lease.id] = candidate
-            self._enter_class(candidate, running.class_index)
+            self._by_class.setdefault(running.class_index, {})[running.lease.id] = candidate
 
     def ended(self, running: Running, build: Build, free: Place | None, now: float) -> None:
         """Drop a lease that ended; `free` is the fastest free place: it may be of use."""
         candidate = self._candidates.pop(running.lease.id, None)
         if candidate is not None:
             self._leave_class(candidate)
-        if self._due_s == math.inf and free is not None and self._any_slower_than(free):
-            self._due_s = now + self._idle_after_s(self._gaps * build.rhythm.gap_s)
+        if self.due_s == math.inf and free is not None and self._any_slower_than(free):
+            self.due_s = now + self._idle_after_s(self._gaps * build.rhythm.gap_s)
 
     def host_changed(self, host: Host, now: float) -> None:
         """Look at a host's leases anew: it may be faster or slower now."""
@@ -132,9 +136,10 @@ class Backups:
                 class_index = class_of(candidate.speed())
                 if class_index != candidate.class_index:
                     self._leave_class(candidate)
-                    self._enter_class(candidate, class_index)
+                    candidate.class_index = class_index
+                    self._by_class.setdefault(class_index, {})[number] = candidate
         if self._candidates:
-            self._due_s = min(self._due_s, now + self._idle_after_s())
+            self.due_s = min(self.due_s, now + self._idle_after_s())
 
     def regroup(self) -> None:
         """Find anew which hosts will do for each lease."""
@@ -145,13 +150,13 @@ class Backups:
         """Add a backup."""
         candidate = self._candidates[backup.lease.id]
         candidate.backup = backup
-        self._having[backup.lease.id] = candidate
+        self.having[backup.lease.id] = candidate
         self._backups_of_class.setdefault(backup.class_index, {})[backup.lease.id] = backup
-        self._due_s = now
+        self.due_s = now
 
     def over(self, lease: Lease, now: float, *, refused: bool = False) -> tuple[Running, Build]:
         """Drop a backup that ended, by its client's wish if `refused`; return its books."""
-        candidate = self._having.pop(lease.id)
+        candidate = self.having.pop(lease.id)
         if candidate is self._moving:
             self._moving = None
         elif lease.id in self._candidates:  # the first attempt goes on
@@ -159,7 +164,7 @@ class Backups:
             self._back_off_s = min(back_off_s, self._back_off_limit_s)
         else:
             self._back_off_s /= 2.0
-        self._due_s = min(self._due_s, now + self._idle_after_s())
+        self.due_s = min(self.due_s, now + self._idle_after_s())
         candidate.refusals += refused
         if candidate.refusals >= REFUSALS and self._candidates.pop(lease.id, None) is not None:
             self._leave_class(candidate)
@@ -173,19 +178,12 @@ class Backups:
 
     def running(self, lease: Lease) -> Running | None:
         """Return a backup's books."""
-        candidate = self._having.get(lease.id)
+        candidate = self.having.get(lease.id)
         return candidate.backup if candidate is not None else None
 
     def _idle_after_s(self, gap_s: float = 0.0) -> float:
         """Return for how long a slot must have been free to count as idle."""
         return max(RESTART_S, min(gap_s + self._back_off_s, BACK_OFF_LIMIT_S))
-
-    def _enter_class(self, candidate: _Candidate, class_index: int) -> None:
-        candidate.class_index = class_index
-        members = self._by_class.get(class_index)
-        if members is None:
-            members = self._by_class[class_index] = {}
-        members[candidate.running.lease.id] = candidate
 
     def _leave_class(self, candidate: _Candidate) -> None:
         members = self._by_class[candidate.class_index]
@@ -199,53 +197,34 @@ class Backups:
 
     # -- the choice
 
-    def next_due_s(self) -> float:
-        """Return when `choose` may have another answer although nothing changed."""
-        return self._due_s
+    def lapse(self) -> None:
+        """Drop what is due: there is no slot for it."""
+        self.due_s = math.inf
 
-    def lapse(self, now: float, waiting: bool, free: Place | None) -> None:
-        """Drop what was due before `now`, if nothing could have been chosen since it was.
-
-        The caller asks before anything changes, and says what waited and what was free until now.
-        """
-        if self._due_s < now:
-            if waiting:
-                self.postpone(now)
-            elif free is None:
-                self._due_s = math.inf
-
-    def postpone(self, now: float) -> None:
-        """Leave the choice, if it is due, until nothing waits any more."""
-        if now >= self._due_s:
-            self._due_s, self._postponed = math.inf, True
+    def postpone(self) -> None:
+        """Leave the choice that is due until nothing waits any more."""
+        self.due_s, self.postponed = math.inf, True
 
     def resume(self, now: float) -> None:
         """Make what was postponed due: nothing waits any more."""
-        if self._postponed:
-            self._due_s, self._postponed = now + self._idle_after_s(), False
-
-    def any(self) -> bool:
-        """Whether there are any."""
-        return bool(self._having)
+        self.due_s, self.postponed = now + self._idle_after_s(), False
 
     def choose(self, free: Place | None, now: float) -> tuple[Lease, Place] | None:
         """Return a lease that is to have a backup, and the free place for it.
 
         `free` is the fastest of all free places. Of the leases that a free slot may end sooner, the
         least served user's are considered, and of these the one that is expected to end last is
-        taken. The caller asks when nothing waits, and until the answer is None: so all leases are
-        looked at once, not for each backup.
+        taken. The caller asks when it is due and nothing waits, until the answer is None: so all
+        leases are looked at once, not for each backup.
         """
-        if now < self._due_s:
-            return None
         chosen = self._next_ranked(now)
         if chosen is None:
             again_s = self._rank(free, now) if free is not None else math.inf
             chosen = self._next_ranked(now)
             if chosen is None:
-                self._due_s = now + again_s
+                self.due_s = now + again_s
                 return None
-        self._due_s = math.inf
+        self.due_s = math.inf
         candidate, place = chosen
         self._moving = candidate if candidate.backup is not None else None
         return candidate.running.lease, place

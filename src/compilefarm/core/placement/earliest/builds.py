@@ -9,11 +9,10 @@ kept up to date here, so that no decision costs more for a larger build.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right, insort
+from dataclasses import dataclass
 
 from compilefarm.core.learning.clones import SHARED_LEAST
-from compilefarm.core.model import Request
-from compilefarm.core.placement.earliest.done_files import DoneFiles
-from compilefarm.core.placement.earliest.outlook import Outlook
 from compilefarm.core.placement.earliest.rule import EPSILON_S
 from compilefarm.core.placement.earliest.running import RunningOfBuild
 from compilefarm.core.placement.earliest.tuning import Tuning
@@ -37,11 +36,11 @@ JOBS_PER_REFILL = 16
 # compile takes. Users are charged by it. Any value up to this one is as good, but with 0.02 to 1 s
 # four first builds at once take 5 to 9 % longer: who has a giant must not seem to have got it all.
 UNKNOWN_COST = 0.005
-
-
-def key_of(request: Request) -> BuildKey:
-    """Return which build a request belongs to."""
-    return (request.user, request.builder, request.directory)
+# Costs kept of one build. Beyond it every second one is dropped: what is left is spread the same.
+COSTS_LIMIT = 1000
+# One file that nobody has seen yet is always expected beside those that were: one that costs this
+# many times the work that is done on it. Too much loses nothing: a backup takes an idle slot.
+UNSEEN_COSTS_TIMES = 5.0
 
 
 class User:
@@ -77,59 +76,75 @@ class Gathering:
         self.until_s = -math.inf
 
 
+@dataclass(slots=True)
 class Rhythm:
-    """When a build asked and ended, and how long its builder takes between the two."""
+    """When a build asked and ended, and how long its builder takes between the two, in seconds."""
 
-    __slots__ = ("_ended_s", "gap_s", "last_arrival_s", "last_event_s", "preprocess_s")
-
-    def __init__(self) -> None:
-        self.last_arrival_s = 0.0
-        self.last_event_s = 0.0
-        self.gap_s = 0.0  # mean, from a compile's end to the next request
-        self.preprocess_s = 0.0  # mean CPU time of the builder for one compile
-        self._ended_s = math.inf  # the last end, if nothing was asked for since
-
-    def arrived(self, now: float) -> None:
-        """Count a request."""
-        self.last_arrival_s = self.last_event_s = now
-        if self._ended_s < now:
-            self.gap_s += LATEST_GAP_WEIGHT * (now - self._ended_s - self.gap_s)
-        self._ended_s = math.inf
-
-    def ended(self, now: float) -> None:
-        """Count the end of a lease."""
-        self.last_event_s = self._ended_s = now
-
-    def preprocessed(self, cpu_s: float, files: int) -> None:
-        """Count the preprocessing of a file; that many have been done."""
-        self.preprocess_s += (cpu_s - self.preprocess_s) / min(files, PREPROCESSING_SAMPLES)
+    last_arrival_s: float
+    last_event_s: float
+    gap_s: float = 0.0  # mean, from a compile's end to the next request
+    preprocess_s: float = 0.0  # mean CPU time of the builder for one compile
+    ended_s: float = math.inf  # the last end, if nothing was asked for since
 
 
+@dataclass(slots=True)
 class WaitingWork:
     """What a build has waiting, summed up."""
 
-    __slots__ = ("files", "known_work", "unknown")
+    files: int = 0
+    unknown: int = 0  # of these files, those of which no cost is known
+    known_work: float = 0.0  # of the others, in seconds at power index 1
+
+
+class Outlook:
+    """Files still to come: their `costs` by source, in the order of asking; none in a first build.
+
+    Costs and work are in seconds at power index 1. `longest` is the highest cost, or 0.
+    """
+
+    def __init__(self, costs: dict[str, float]) -> None:
+        self.costs = costs
+        self._sorted = sorted(costs.values())
+        self.work = sum(self._sorted)
+        self.longest = self._sorted[-1] if self._sorted else 0.0
+
+    def drop(self, source: str) -> None:
+        """Drop a file, if it is here: it is no longer to come."""
+        cost = self.costs.pop(source, None)
+        if cost is not None:
+            del self._sorted[bisect_left(self._sorted, cost)]
+            # Sums of floats drift; that of nothing is known.
+            self.work = self.work - cost if self._sorted else 0.0
+            self.longest = self._sorted[-1] if self._sorted else 0.0
+
+
+class DoneFiles:
+    """The files done in one build. Costs and work are in seconds at power index 1."""
 
     def __init__(self) -> None:
-        self.files = 0
-        self.unknown = 0  # of these files, those of which no cost is known
-        self.known_work = 0.0  # of the others, in seconds at power index 1
+        self.count = 0
+        self.work = 0.0
+        self._costs: list[float] = []  # the cheapest first
 
-    def add(self, cost: float | None) -> None:
-        """Count a file; `cost` is None where nothing is known of it."""
-        self.files += 1
-        if cost is None:
-            self.unknown += 1
-        else:
-            self.known_work += cost
+    def add(self, work: float) -> None:
+        """Count a file that took that work."""
+        self.count += 1
+        self.work += work
+        insort(self._costs, work)
+        if len(self._costs) > COSTS_LIMIT:
+            del self._costs[::2]
 
-    def drop(self, cost: float | None) -> None:
-        """Count a file out."""
-        self.files -= 1
-        if cost is None:
-            self.unknown -= 1
-        else:  # sums of floats drift; that of nothing is known
-            self.known_work = self.known_work - cost if self.files else 0.0
+    def above(self, work: float) -> int:
+        """Return how many of the files kept cost more than that."""
+        return len(self._costs) - bisect_right(self._costs, work)
+
+    def expected_cost(self, work: float) -> float:
+        """Return what a file is expected to cost, on which so much work is done already.
+
+        That is the mean of those that cost more, and of the one that nobody has seen yet.
+        """
+        above = self._costs[bisect_right(self._costs, work) :]
+        return (sum(above) + work * UNSEEN_COSTS_TIMES) / (len(above) + 1)
 
 
 class Build:
@@ -149,7 +164,7 @@ class Build:
         self.waiting = WaitingWork()
         self.running = RunningOfBuild(now)
         self.done = DoneFiles()
-        self.rhythm = Rhythm()
+        self.rhythm = Rhythm(now, now)
         self.gathering = Gathering(now)
         self.tuning = tuning
         self.seen: dict[str, None] = {}  # sources, in the order of asking
@@ -159,12 +174,9 @@ class Build:
         self.twin_wanted_at: float = SHARED_LEAST
         self.outlook = outlook
         self.warm = False  # the outlook is known, so this is no first build
-        if len(outlook):
-            self._warm_up()
-
-    def _warm_up(self) -> None:
-        self.warm = True
-        self.running.keep_latest()
+        if outlook.costs:
+            self.warm = True
+            self.running.keep_latest()
 
     @property
     def outstanding(self) -> int:
@@ -174,7 +186,8 @@ class Build:
     @property
     def refills(self) -> bool:
         """Whether what ends is followed by a new request, give or take those on their way."""
-        return self.outstanding + 1 + self.jobs // JOBS_PER_REFILL >= self.jobs
+        outstanding = self.waiting.files + len(self.running.leases)
+        return outstanding + 1 + self.jobs // JOBS_PER_REFILL >= self.jobs
 
     def still_expects(self, now: float) -> bool:
         """Whether what the outlook has is still to be counted on."""
@@ -185,18 +198,37 @@ class Build:
         left = {source: cost for source, cost in outlook.items() if source not in self.seen}
         self.outlook = Outlook(left)
         self.jobs = max(self.jobs, jobs)
-        self._warm_up()
+        self.warm = True
+        self.running.keep_latest()
 
     def arrived(self, source: str, now: float) -> None:
         """Count a file as asked for: it is no longer to come."""
         self.seen[source] = None
-        self.rhythm.arrived(now)
-        self.outlook.drop(source)
+        if self.outlook.costs:
+            self.outlook.drop(source)
+        rhythm = self.rhythm
+        rhythm.last_arrival_s = rhythm.last_event_s = now
+        if rhythm.ended_s < now:
+            rhythm.gap_s += LATEST_GAP_WEIGHT * (now - rhythm.ended_s - rhythm.gap_s)
+        rhythm.ended_s = math.inf
 
     def queued(self, cost: float | None) -> None:
-        """Count a file as waiting."""
-        self.waiting.add(cost)
+        """Count a file as waiting; `cost` is None where nothing is known of it."""
+        self.waiting.files += 1
+        if cost is None:
+            self.waiting.unknown += 1
+        else:
+            self.waiting.known_work += cost
         self.count_outstanding()
+
+    def unqueued(self, cost: float | None) -> None:
+        """Count a file as waiting no more."""
+        waiting = self.waiting
+        waiting.files -= 1
+        if cost is None:
+            waiting.unknown -= 1
+        else:  # sums of floats drift; that of nothing is known
+            waiting.known_work = waiting.known_work - cost if waiting.files else 0.0
 
     def count_outstanding(self) -> None:
         """Learn the build's -j from what is outstanding."""
@@ -207,9 +239,14 @@ class Build:
 
     def ended(self, work: float, whole: bool, now: float) -> None:
         """Count the end of a lease; from a whole compile the typical file may be judged."""
-        self.rhythm.ended(now)
+        self.rhythm.last_event_s = self.rhythm.ended_s = now
         if whole:
             self.done.add(work)
+
+    def preprocessed(self, cpu_s: float) -> None:
+        """Count the preprocessing of a file that is done."""
+        files = min(self.done.count, PREPROCESSING_SAMPLES)
+        self.rhythm.preprocess_s += (cpu_s - self.rhythm.preprocess_s) / files
 
     def typical_cost(self, now: float) -> float:
         """Return the cost of a file of which nothing is known: what this build took, by file.

@@ -18,7 +18,7 @@ from compilefarm.core.placement.earliest.measuring import Measuring
 from compilefarm.core.placement.earliest.mechanisms import Mechanisms
 from compilefarm.core.placement.earliest.places import Places
 from compilefarm.core.placement.earliest.queues import Queue, Waiting
-from compilefarm.core.placement.earliest.rule import EPSILON_S, WAIT, choose, least_rest_s
+from compilefarm.core.placement.earliest.rule import EPSILON_S, WAIT, choose, to_do_s
 from compilefarm.core.placement.earliest.speed_classes import Place
 from compilefarm.core.placement.earliest.tuning import FILES_LIMIT
 from compilefarm.core.placement.earliest.turns import REFUSES_ALL
@@ -65,22 +65,23 @@ class Decision:
             return None
         if not build.warm and self._twins and len(build.seen) >= build.twin_wanted_at:
             self._find_twin(build)
-        if len(queue) == 1 and queue.view.is_fastest(place):
+        if len(queue.costs) + len(queue.unknown) == 1 and queue.view.is_fastest(place):
             # There is no faster slot to wait for, and nothing to choose from.
             return queue.oldest(), place
         if not build.warm:
             return self._choose_in_first_build(queue, place, now)
         self._leases.enter_ends()
         self._leases.put_off_overdue(build, now)
-        typical_cost = build.typical_cost(now)
+        typical_cost = build.typical_cost(now) if build.waiting.unknown else 0.0
         situation = self._forecast.situation(queue, place, typical_cost, now)
+        least_s = to_do_s(situation)
         if self._measuring is not None and self._measuring.worth_it(queue, now):
-            measured = self._measuring.choose(queue, place, least_rest_s(situation), now)
+            measured = self._measuring.choose(queue, place, least_s, now)
             if measured is not None:
                 return measured
         self._tune(build, now)
-        mode = situation.mode = build.tuning.mode
-        index = choose(situation, least_rest_s(situation, mode.stretch))
+        situation.mode = build.tuning.mode
+        index = choose(situation, least_s)
         return self._picked(queue, place, index, typical_cost, now)
 
     def _choose_in_first_build(
@@ -129,7 +130,7 @@ class Decision:
     def _tune(self, build: Build, now: float) -> None:
         """Try modes of the rule on a build that has the farm to itself, as far as it can pay."""
         tuning = build.tuning
-        files = build.outstanding + len(build.outlook)
+        files = build.waiting.files + len(build.running.leases) + len(build.outlook.costs)
         if self._builds.active > 1 or files > FILES_LIMIT:
             tuning.stop()
         elif tuning.affords_trial(files):

@@ -22,10 +22,6 @@ class Expected:
 
     end_s: float
 
-    def ended(self) -> None:
-        """Make its entries in all heaps count no more."""
-        self.end_s = ENDED_S
-
 
 E = TypeVar("E", bound=Expected)
 

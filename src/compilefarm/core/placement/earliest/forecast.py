@@ -46,7 +46,7 @@ class Forecast:
         waiting, outlook = build.waiting, build.outlook
         work = build.running.work_left(now) + waiting.known_work + waiting.unknown * typical_cost
         longest_beside = 0.0
-        if len(outlook) and build.still_expects(now):
+        if outlook.costs and build.still_expects(now):
             longest_beside = outlook.longest
             work += outlook.work
         for other in self._waitlist.queues_of(build):
@@ -87,7 +87,7 @@ class Forecast:
             [farm.classes[index].slots for index in order],
             running,
             waiting,
-            build.outlook.costs(),
+            list(build.outlook.costs.values()),
             build.jobs,
             max(EPSILON_S, farm.fastest_sum(build.jobs)),
             compares=self._compares,

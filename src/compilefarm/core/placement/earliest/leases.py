@@ -34,7 +34,7 @@ class Leases:
         On a host whose slots share cores, the lease is one of the slots that still have a core, or
         one of the others.
         """
-        place = self._places.get(lease.host.name)
+        place = self._places.by_name.get(lease.host.name)
         assert place is not None, "a lease on a host that the policy was not told of"
         part, speed = place, place.speed
         if place.later is not None:

@@ -2,13 +2,12 @@
 
 A host that counts as slow is not used, and so never gets to show that it has become fast. Hosts of
 which too little is known wait here for their turn. Where it costs next to nothing, one of them gets
-the shortest file that waits.
+the cheapest file that waits.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from heapq import heappop, heappush
 from itertools import islice
 
@@ -53,31 +52,31 @@ class Measuring:
         return bool(queue.costs) and now >= build.measures_again_s and build.refills
 
     def choose(
-        self, queue: Queue, free: Place, rest_s: float, now: float
+        self, queue: Queue, free: Place, to_do_s: float, now: float
     ) -> tuple[Waiting, Place] | None:
-        """Return the shortest file, and an unsure host for it that is slower than the free place.
+        """Return the cheapest file, and an unsure host for it that is slower than the free place.
 
-        A faster one would be used anyway. It must take a small part of R, which is `rest_s`.
+        A faster one would be used anyway. It must take a small part of the time for all that is to
+        be done in the build, which is `to_do_s`.
         """
-        shortest = queue.shortest()
         for place in self._unsure_places(now):
             needs_s = queue.costs[0] / place.speed
             if (
                 place.class_index < free.class_index
                 and place.slots
-                and not place.host.in_use
                 and place.host.name not in queue.avoid
                 and queue.view in place.views
-                and needs_s <= REST_PART * rest_s
+                and needs_s <= REST_PART * to_do_s
+                and not place.host.in_use
             ):
                 del self._unsure[place.host.name]
                 heappush(self._look_at, (now + MEASURE_AGAIN_S, place.host.name))
                 queue.build.measures_again_s = now + needs_s
-                return shortest, place
+                return queue.cheapest(), place
         return None
 
-    def _unsure_places(self, now: float) -> Iterator[Place]:
-        """Yield some hosts that are worth measuring, and put them at the end of the line."""
+    def _unsure_places(self, now: float) -> list[Place]:
+        """Return some hosts that are worth measuring, and put them at the end of the line."""
         for _ in range(HOSTS_AT_ONCE):
             if not self._look_at or self._look_at[0][0] > now:
                 break
@@ -88,9 +87,8 @@ class Measuring:
                 self._unsure[name] = None
             else:
                 heappush(self._look_at, (now + CONFIDENCE_AGAIN_S, name))
-        for name in tuple(islice(self._unsure, HOSTS_AT_ONCE)):
-            place = self._places.get(name)
+        names = list(islice(self._unsure, HOSTS_AT_ONCE))
+        for name in names:
             del self._unsure[name]
             self._unsure[name] = None
-            if place is not None:
-                yield place
+        return [self._places.by_name[name] for name in names if name in self._places.by_name]

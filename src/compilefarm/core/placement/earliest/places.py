@@ -59,14 +59,14 @@ class _Group:
 class Places:
     """All hosts of the farm by what they are good for; `farm` is the view of all of them.
 
-    `crowding`: slots that share cores are told apart.
+    `by_name` has the place of each host. `crowding`: slots that share cores are told apart.
     """
 
     def __init__(self, learning: Learning, *, crowding: bool = True) -> None:
         self.farm = View(frozenset())
         self._learning = learning
         self._crowding = crowding
-        self._places: dict[str, Place] = {}
+        self.by_name: dict[str, Place] = {}
         self._groups: dict[Signature, _Group] = {}
         self._signature_of: dict[str, Signature] = {}
         self._uses: dict[str, HostUse] = {}
@@ -74,10 +74,6 @@ class Places:
         self._views: dict[frozenset[Signature], View] = {}
 
     # -- what is asked of them
-
-    def get(self, name: str) -> Place | None:
-        """Return a host's place, if the host is known."""
-        return self._places.get(name)
 
     def use_of(self, host: Host) -> HostUse:
         """Return the tier that a host's speed now puts it in, and why it is not its own."""
@@ -136,12 +132,12 @@ class Places:
         change = Change.NOTHING
         if self._signature_of.get(host.name) != host.signature:
             change = self._move_group(host)
-        place = self._places[host.name]
+        place = self.by_name[host.name]
         speed, slots, reason = self._usable(host, directories)
         self._uses[host.name] = HostUse(tier_of(speed) if slots else None, reason, slots)
         if self._crowding:
             place.full_part = self._learning.full_part(host.name)
-        self._crowd(place, waiting, leases, now)
+        self._crowd(place, host.in_use, waiting, leases, now)
         parts = self._parts(place, speed, slots)
         if change is Change.NOTHING and _is(place, parts):
             return change
@@ -154,7 +150,7 @@ class Places:
     def forgotten(self, host: Host) -> Change:
         """Drop a host."""
         change = self._leave_group(host.name)
-        del self._places[host.name], self._uses[host.name]
+        del self.by_name[host.name], self._uses[host.name]
         self._leases_at_report.pop(host.name, None)
         return change
 
@@ -165,8 +161,9 @@ class Places:
         round.
         """
         filled = place.filled
-        self._crowd(place, waiting, leases, now)
-        place.occupy(place.host.in_use)
+        in_use = place.host.in_use
+        self._crowd(place, in_use, waiting, leases, now)
+        place.occupy(in_use)
         for view in place.views:
             view.offer(place)
         if place.later is not None:
@@ -257,10 +254,9 @@ class Places:
             return [(speed, slots)]
         return [(speed, first), (speed * max(LEAST_LATER_PART, 2.0 * part - 1.0), slots - first)]
 
-    def _crowd(self, place: Place, waiting: int, leases: int, now: float) -> None:
-        """Update how crowded a host is, by the farm and by its owner."""
+    def _crowd(self, place: Place, in_use: float, waiting: int, leases: int, now: float) -> None:
+        """Update how crowded a host is, by the farm, which has `in_use` slots, and by its owner."""
         host = place.host
-        in_use: float = host.in_use
         if host.load is not None:
             in_use += host.load.foreign_cpus
         if place.crowding or 2.0 * in_use > host.slots:  # else it was and is not crowded
@@ -281,9 +277,9 @@ class Places:
         left = Change.NOTHING
         if host.name in self._signature_of:
             left = self._leave_group(host.name)
-        place = self._places.get(host.name)
+        place = self.by_name.get(host.name)
         if place is None:
-            place = self._places[host.name] = Place(host)
+            place = self.by_name[host.name] = Place(host)
         signature = self._signature_of[host.name] = host.signature
         group = self._groups.get(signature)
         if group is None:

@@ -18,7 +18,7 @@ from compilefarm.core.placement.earliest.rule import (
     Mode,
     Situation,
     choose,
-    least_rest_s,
+    to_do_s,
 )
 
 
@@ -93,6 +93,8 @@ class Rest:
     # One loop: a step costs about a microsecond, and calls would add a third to that.
     def play(self, mode: Mode, give_up_at_s: float = math.inf) -> float:  # noqa: C901
         """Return when the build would end; from `give_up_at_s` on, one end is as bad as another."""
+        if self._last_end_s >= give_up_at_s:
+            return self._last_end_s
         situation = self.situation(0, mode)
         speeds, coming, longest_coming = self._speeds, self._coming, self._longest_coming
         free, running = self._free[:], self._running[:]
@@ -101,7 +103,7 @@ class Rest:
         situation.waiting = waiting
         busy: list[tuple[float, float]] = list(situation.busy_slots)
         situation.busy_slots = busy
-        now_s, power, stretch = self.now_s, self._power, mode.stretch
+        now_s, power = self.now_s, self._power
         came, files = 0, len(coming)
         classes = len(speeds)
         outstanding = len(waiting) + len(running)
@@ -118,7 +120,10 @@ class Rest:
                 if index == classes:
                     break
                 speed = situation.free_speed = speeds[index]
-                picked = choose(situation, least_rest_s(situation, stretch))
+                least_s = to_do_s(situation)
+                if now_s + least_s >= give_up_at_s:
+                    return give_up_at_s
+                picked = choose(situation, least_s)
                 if picked == WAIT:
                     break
                 end_s = now_s + waiting.pop(picked) / speed
@@ -138,8 +143,6 @@ class Rest:
             now_s, index = heappop(running)
             situation.now_s = now_s
             situation.work -= (now_s - before_s) * power
-            if now_s + situation.work / situation.build_speed >= give_up_at_s:
-                return give_up_at_s
             heappop(ends[index])
             busy[index] = (speeds[index], ends[index][0] if ends[index] else math.inf)
             free[index] += 1

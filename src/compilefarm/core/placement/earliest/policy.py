@@ -102,9 +102,10 @@ class EarliestPolicy:
     # -- requests
 
     def arrived(self, request: Request, now: float) -> None:
-        for over in self._builds.over(now):
-            self._builds.close(over)
-            self._waitlist.forget(over)
+        if self._builds.idle:
+            for over in self._builds.over(now):
+                self._builds.close(over)
+                self._waitlist.forget(over)
         build = self._builds.arrived(request, now)
         cost = self.learning.cost(request.directory, request.source)
         self._waitlist.add(request, build, cost, now)
@@ -112,7 +113,8 @@ class EarliestPolicy:
     def withdrawn(self, request: Request, now: float) -> None:
         build = self._waitlist.remove(request).build
         build.rhythm.last_event_s = now
-        self._rest_if_idle(build)
+        if not build.waiting.files and not build.running.leases:
+            self._rest(build)
 
     def granted(self, lease: Lease, now: float) -> None:
         waiting = self._waitlist.remove(lease.request)
@@ -123,11 +125,12 @@ class EarliestPolicy:
         self._leases.start(running, build)
         if self._backups is not None:
             self._backups.leased(running, build, waiting.queue.reach)
-            if not self._waitlist.waiting:
+            if self._backups.postponed and not self._waitlist.waiting:
                 self._backups.resume(now)
         self._waitlist.charge(build, charged)
         self._occupied(running.place, now)
-        self._waitlist.ask(build)
+        if build.waiting.files:
+            self._waitlist.ask(build)
         build.tuning.earn()
 
     def ended(self, lease: Lease, outcome: Outcome, now: float) -> None:
@@ -147,16 +150,17 @@ class EarliestPolicy:
         build.tuning.earn()
         if not self._leases.running:
             self._waitlist.ask_all()
-        else:
+        elif build.waiting.files:
             self._waitlist.ask(build)
-        self._rest_if_idle(build)
+        if not build.waiting.files and not build.running.leases:
+            self._rest(build)
 
     def _learn(self, running: Running, build: Build, outcome: Outcome, now: float) -> None:
         """Learn from a compile that ran whole, on its first host, and as long as we saw it run."""
         lease = running.lease
         request, leased_s = lease.request, now - lease.granted
         if outcome.cpu_s is not None and 0.0 <= outcome.cpu_s <= leased_s:
-            build.rhythm.preprocessed(outcome.cpu_s, build.done.count)
+            build.preprocessed(outcome.cpu_s)
         wall_s = outcome.wall_s if outcome.wall_s is not None else leased_s
         cpu_s = outcome.cpu_s or 0.0
         if request.avoid or not 0.0 < wall_s <= leased_s + CLOCKS_APART_S:
@@ -170,7 +174,7 @@ class EarliestPolicy:
         for name in self.learning.observe(
             request.directory, request.source, lease.host.name, remote_s, now, crowded_part
         ):
-            place = self._places.get(name)
+            place = self._places.by_name.get(name)
             if place is not None:
                 self.host_changed(place.host, now)
 
@@ -180,32 +184,30 @@ class EarliestPolicy:
         if self._places.occupied(place, waiting, leases, now):
             self.host_changed(place.host, now)
 
-    def _rest_if_idle(self, build: Build) -> None:
-        if self._builds.rested(build):
+    def _rest(self, build: Build) -> None:
+        if self._builds.rest(build):
             self._waitlist.ask_all()
 
     # -- the decision
 
     def next_grant(self, now: float) -> tuple[Request, Host] | None:
-        turn = self._waitlist.lone_turn()
-        if turn is None:
-            self._waitlist.queue_lone(now)
-            self._waitlist.note_time(now)
-            if self._places.farm.fastest_free() is not None:
-                turn = self._waitlist.overdue_turn() or self._decide(now)
-        if turn is None:
-            self._waitlist.begin_patience()
-            return None
-        request, place = turn
-        return request, place.host
-
-    def _decide(self, now: float) -> tuple[Request, Place] | None:
         """Ask queues in turn until one takes the slot that it is offered."""
-        while (turn := self._waitlist.next_turn()) is not None:
-            queue, place = turn
-            choice = self._decision.choose(queue, place, now)
-            if choice is not None:
-                return choice[0].request, choice[1]
+        waitlist = self._waitlist
+        if waitlist.lone is not None:
+            turn = waitlist.lone_turn(now)
+            if turn is not None:
+                return turn[0], turn[1].host
+        waitlist.note_time(now)
+        if self._places.farm.fastest_free() is not None:
+            turn = waitlist.overdue_turn()
+            if turn is not None:
+                return turn[0], turn[1].host
+            while (offer := waitlist.next_turn()) is not None:
+                choice = self._decision.choose(offer[0], offer[1], now)
+                if choice is not None:
+                    return choice[0].request, choice[1].host
+        if waitlist.fresh:
+            waitlist.begin_patience()
         return None
 
     def next_deadline(self) -> float | None:
@@ -215,7 +217,7 @@ class EarliestPolicy:
         """
         due_s = self._waitlist.next_due_s()
         if not self._waitlist.waiting and self._backups is not None:
-            due_s = self._backups.next_due_s()
+            due_s = self._backups.due_s
             if due_s < math.inf and self._places.farm.fastest_free() is None:
                 due_s = math.inf
         return None if due_s == math.inf else due_s
@@ -224,15 +226,17 @@ class EarliestPolicy:
 
     def advance(self, now: float) -> None:
         """Drop a backup that was due while there was no slot for one; see `next_deadline`."""
-        if self._backups is not None and self._backups.next_due_s() < now:
-            waiting = bool(self._waitlist.waiting)
-            self._backups.lapse(now, waiting, self._places.farm.fastest_free())
+        if self._backups is not None and self._backups.due_s < now:
+            if self._waitlist.waiting:
+                self._backups.postpone()
+            elif self._places.farm.fastest_free() is None:
+                self._backups.lapse()
 
     def next_backup(self, now: float) -> tuple[Lease, Host] | None:
-        if self._backups is None:
+        if self._backups is None or now < self._backups.due_s:
             return None
         if self._waitlist.waiting:
-            self._backups.postpone(now)
+            self._backups.postpone()
             return None
         chosen = self._backups.choose(self._places.farm.fastest_free(), now)
         return None if chosen is None else (chosen[0], chosen[1].host)
@@ -257,7 +261,7 @@ class EarliestPolicy:
             self._learn(running, build, outcome, now)
 
     def backup_in_the_way(self, now: float) -> Lease | None:
-        if self._backups is None or not self._backups.any():
+        if self._backups is None or not self._backups.having:
             return None
         self._waitlist.queue_lone(now)
         self._waitlist.note_time(now)
@@ -266,6 +270,9 @@ class EarliestPolicy:
     # -- questions
 
     def hopeless(self, request: Request) -> str | None:
+        waiting = self._waitlist.waiting.get(request.id)
+        if waiting is not None and waiting.queue.view.slots and not request.avoid:
+            return None
         return self._places.hopeless(request)
 
     def ahead(self, request: Request) -> int:

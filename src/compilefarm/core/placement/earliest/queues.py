@@ -35,11 +35,22 @@ class Queue:
     nothing waits; and a number that goes up when it moves to another line.
     """
 
-    __slots__ = ("_known", "build", "costs", "reach", "refused", "stamp", "unknown")
+    __slots__ = (
+        "_known",
+        "avoid",
+        "build",
+        "costs",
+        "reach",
+        "refused",
+        "stamp",
+        "unknown",
+        "view",
+    )
 
     def __init__(self, build: Build, reach: Reach) -> None:
         self.build = build
         self.reach = reach
+        self.view, self.avoid = reach
         self.refused: int | None = None
         self.stamp = 0
         # Files of known cost, the cheapest first, and of equal ones the newest: their costs, and
@@ -50,16 +61,6 @@ class Queue:
 
     def __len__(self) -> int:
         return len(self.costs) + len(self.unknown)
-
-    @property
-    def view(self) -> View:
-        """The hosts that will do, those to be avoided included."""
-        return self.reach[0]
-
-    @property
-    def avoid(self) -> frozenset[str]:
-        """The hosts to be avoided."""
-        return self.reach[1]
 
     def oldest(self) -> Waiting:
         """Return the request that waits longest of those of unknown cost, else the longest one."""
@@ -88,6 +89,8 @@ class Queue:
         """Return where a request of known cost is, or belongs."""
         assert waiting.cost is not None
         low = bisect_left(self.costs, waiting.cost)
+        if low < len(self._known) and self._known[low] is waiting:
+            return low
         high = bisect_right(self.costs, waiting.cost, low)
         return bisect_left(self._known, -waiting.number, low, high, key=_newest_first)
 
@@ -113,7 +116,7 @@ class Queue:
                 index -= 1
         return self._known[index]
 
-    def shortest(self) -> Waiting:
+    def cheapest(self) -> Waiting:
         """Return the cheapest request of known cost; there must be one."""
         return self._known[0]
 

@@ -75,32 +75,28 @@ class Situation:
     compares: bool = True  # with busy slots, where a file would not end within R
 
 
-def least_rest_s(situation: Situation, stretch: float = 1.0) -> float:
-    """Return R: no plan ends the rest of the build sooner, on the slots that it can have.
-
-    What is to be done is taken `stretch` times, what runs as it is. If both were stretched, each
-    file on a slow slot would make room for one on a slower slot.
-    """
+def to_do_s(situation: Situation) -> float:
+    """Return the least time for all that is to be done, on the slots that the build can have."""
     longest = situation.longest_beside
     if situation.waiting[-1] > longest:
         longest = situation.waiting[-1]
     longest_s = longest / situation.top_speed
-    to_do_s = situation.work / situation.build_speed
-    if longest_s > to_do_s:
-        to_do_s = longest_s
-    to_do_s *= stretch
-    runs_s = situation.last_end_s - situation.now_s
-    return to_do_s if to_do_s > runs_s else runs_s
+    spread_s = situation.work / situation.build_speed
+    return spread_s if spread_s > longest_s else longest_s
 
 
-def choose(situation: Situation, rest_s: float) -> int:
+def choose(situation: Situation, to_do_s: float) -> int:
     """Return which of the waiting files starts on the free slot, as an index; `WAIT`: none.
 
-    `rest_s` is R as the mode stretches it (`least_rest_s`), or what stands in for it where R is
-    unknown.
+    `to_do_s` is what the function of that name returns, or what stands in for it where that is
+    unknown. The mode stretches it, but not what runs, or each file on a slow slot would make room
+    for one on a slower slot.
     """
     waiting, mode = situation.waiting, situation.mode
     longest = waiting[-1]
+    rest_s = to_do_s * mode.stretch
+    if situation.last_end_s - situation.now_s > rest_s:
+        rest_s = situation.last_end_s - situation.now_s
     limit = (rest_s + EPSILON_S) * situation.free_speed
     if longest > limit and situation.compares:
         limit = no_sooner_elsewhere(situation, limit)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compilefarm.core.model import Lease
-from compilefarm.core.placement.earliest.ends import Ends, Expected
+from compilefarm.core.placement.earliest.ends import ENDED_S, Ends, Expected
 from compilefarm.core.placement.earliest.rule import EPSILON_S
 from compilefarm.core.placement.earliest.speed_classes import Place
 
@@ -70,7 +70,7 @@ class RunningOfBuild:
             self._speed_end -= running.speed * (running.end_s - self._begun_s)
         else:  # sums of floats drift; here they are known
             self._speed = self._speed_start = self._speed_end = 0.0
-        running.ended()
+        running.end_s = ENDED_S
 
     def expect(self, running: Running, serial: int) -> None:
         """Enter when a lease is expected to end."""
@@ -80,10 +80,9 @@ class RunningOfBuild:
 
     def keep_latest(self) -> None:
         """Keep the latest end as well; a first build has no use for it."""
-        if self._latest is None:
-            self._latest = Ends(latest_first=True)
-            for serial, running in enumerate(self._soonest.all()):
-                self._latest.push(running, -1 - serial, len(self.leases))
+        self._latest = Ends(latest_first=True)
+        for serial, running in enumerate(self._soonest.all() if self.leases else ()):
+            self._latest.push(running, -1 - serial, len(self.leases))
 
     def put_off_overdue(self, now: float) -> list[Running]:
         """Put the ends off that are past; return those leases, to have their ends entered anew."""

@@ -41,18 +41,22 @@ class _QueuesOfBuild:
 
 
 class Waitlist:
-    """All requests that wait; `waiting` has them by id."""
+    """All requests that wait, by id in `waiting`.
+
+    `lone` is the one that is alone and not queued, and `fresh` are those queued since the last
+    decision.
+    """
 
     def __init__(self, builds: ActiveBuilds, leases: Leases, mechanisms: Mechanisms) -> None:
         self._builds = builds
         self._leases = leases
         self.waiting: dict[int, Waiting] = {}
-        self._lone: Waiting | None = None
+        self.lone: Waiting | None = None
         self._queues: dict[Build, _QueuesOfBuild] = {}
         self._turns: dict[Reach, Turns] = {}  # in which something waits
         self._patience = Patience() if mechanisms.patience else None
         self._fair = mechanisms.fairness
-        self._fresh: list[Waiting] = []  # queued since the last decision
+        self.fresh: list[Waiting] = []
         self._alarms: list[tuple[float, BuildKey]] = []
         self._serials = count(1)
 
@@ -74,21 +78,21 @@ class Waitlist:
         )
         self.waiting[request.id] = waiting
         if len(self.waiting) == 1 and build.gathering.until_s < now:
-            self._lone = waiting
+            self.lone = waiting
         else:
             self._put(waiting, now)
 
     def queue_lone(self, now: float) -> None:
         """Queue the request that is alone, if there is one: it cannot start at once."""
-        if self._lone is not None:
-            waiting, self._lone = self._lone, None
+        if self.lone is not None:
+            waiting, self.lone = self.lone, None
             self._put(waiting, now)
 
     def _put(self, waiting: Waiting, now: float) -> None:
         build = waiting.build
         waiting.queue.put(waiting)
         build.queued(waiting.cost)
-        self._fresh.append(waiting)
+        self.fresh.append(waiting)
         gathering = build.gathering
         if now <= gathering.until_s:
             if waiting.request.wait_s == 0:  # it is refused if it is not granted now
@@ -105,16 +109,16 @@ class Waitlist:
         waiting = self.waiting.pop(request.id)
         waiting.waits = False
         if not self.waiting:
-            self._fresh.clear()
-        if waiting is self._lone:
-            self._lone = None
+            self.fresh.clear()
+        if waiting is self.lone:
+            self.lone = None
             return waiting
         queue = waiting.queue
         queue.drop(waiting)
-        waiting.build.waiting.drop(waiting.cost)
+        waiting.build.unqueued(waiting.cost)
         turns = self._turns[queue.reach]
         turns.overdue.pop(request.id, None)
-        if not len(queue):
+        if not queue.costs and not queue.unknown:
             turns.leave(queue)
             if not len(turns):
                 del self._turns[queue.reach]
@@ -146,7 +150,7 @@ class Waitlist:
         self._queues, self._turns = {}, {}
         for waiting in self.waiting.values():
             waiting.queue = self._queue(waiting.build, waiting.request)
-            if waiting is not self._lone:
+            if waiting is not self.lone:
                 waiting.queue.put(waiting)
         self.ask_all()
         for waiting in overdue:
@@ -159,21 +163,22 @@ class Waitlist:
     def learn_cost(self, waiting: Waiting, cost: float | None) -> None:
         """Set the cost of a file that waits, of which none was known."""
         waiting.queue.drop(waiting)
-        waiting.build.waiting.drop(waiting.cost)
+        waiting.build.unqueued(waiting.cost)
         waiting.cost = cost
-        waiting.build.waiting.add(cost)
+        waiting.build.queued(cost)
         waiting.queue.put(waiting)
 
     # -- who is asked next
 
-    def lone_turn(self) -> tuple[Request, Place] | None:
-        """Return the request that is alone, and the fastest slot if that is free."""
-        lone = self._lone
-        if lone is not None:
-            view, avoid = lone.queue.reach
-            place = view.fastest_free(avoid)
-            if place is not None and view.is_fastest(place):
-                return lone.request, place
+    def lone_turn(self, now: float) -> tuple[Request, Place] | None:
+        """Return the request that is alone and the fastest slot, if that is free; else queue it."""
+        lone = self.lone
+        assert lone is not None
+        view, avoid = lone.queue.reach
+        place = view.fastest_free(avoid)
+        if place is not None and view.is_fastest(place):
+            return lone.request, place
+        self.queue_lone(now)
         return None
 
     def overdue_turn(self) -> tuple[Request, Place] | None:
@@ -197,7 +202,7 @@ class Waitlist:
                 best, offered = entry, place
         if best is None or offered is None:
             return None
-        self._builds.serves_next(best[0])
+        self._builds.served_floor = max(self._builds.served_floor, best[0])
         return best[-1], offered
 
     def charge(self, build: Build, work: float) -> None:
@@ -217,8 +222,8 @@ class Waitlist:
     def ask(self, build: Build) -> None:
         """Have a build asked anew: what it refused before, it may take now."""
         if build.waiting.files:
-            for queue in self.queues_of(build):
-                if len(queue):
+            for queue in self._queues[build].by_reach.values():
+                if queue.refused != REFUSED_NOTHING and (queue.costs or queue.unknown):
                     self._stand(queue, REFUSED_NOTHING)
 
     def ask_all(self) -> None:
@@ -262,14 +267,14 @@ class Waitlist:
     def begin_patience(self) -> None:
         """Start the patience of those that came, and were not granted at once."""
         if self._patience is not None:
-            for waiting in self._fresh:
+            for waiting in self.fresh:
                 if waiting.waits:
                     view, avoid = waiting.queue.reach
                     place = view.fastest_free(avoid)
                     at_once_speed = place.speed if place is not None else view.slowest_speed()
                     build_speed = self._builds.speed_for(waiting.build)
                     self._patience.begin(waiting, at_once_speed, build_speed)
-        self._fresh.clear()
+        self.fresh.clear()
 
     def next_due_s(self) -> float:
         """Return when something is due, if nothing changes; infinite if nothing waits."""
