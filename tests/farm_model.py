@@ -456,9 +456,14 @@ class FarmMachine(RuleBasedStateMachine):
     def nothing_waits_without_hope(self) -> None:
         if self.now < self.hopes_until:
             return  # hosts may return
-        hosts_in_use = [host for host in self.farm.hosts.values() if host.tier is not None]
         for request in self.waiting.values():
-            assert any(request.may_use(host) for host in hosts_in_use)
+            assert self.has_hope(request), "it waits, and no host will do"
+
+    def has_hope(self, request: Request) -> bool:
+        """Whether some host will do for a request, or may turn out to do."""
+        return any(
+            host.tier is not None and request.may_use(host) for host in self.farm.hosts.values()
+        )
 
     @invariant()
     def snapshot_adds_up(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hypothesis.strategies as st
 import pytest
 from farm_model import HOSTS, EagerPolicy, FarmMachine
+from farm_model_compilers import CompilersMachine
 from hypothesis import settings
 from hypothesis.stateful import initialize, rule, run_state_machine_as_test
 
@@ -18,6 +19,15 @@ from compilefarm.protocol.declaration import Declaration
 
 class RandomMachine(FarmMachine):
     policy = "random"
+
+
+class CompilersTierMachine(CompilersMachine):
+    """Compilers under a policy that keeps nothing waiting beside a free slot."""
+
+
+class CompilersEagerMachine(CompilersMachine):
+    def new_policy(self) -> Policy:
+        return EagerPolicy()
 
 
 class EagerMachine(FarmMachine):
@@ -56,6 +66,10 @@ class EarliestMachine(FarmMachine):
         super().teardown()
 
 
+class CompilersEarliestMachine(CompilersMachine):
+    policy = "earliest"
+
+
 class ReplayedMachine(EarliestMachine):
     def teardown(self) -> None:
         """The same events have the same effects on a fresh farm."""
@@ -63,11 +77,17 @@ class ReplayedMachine(EarliestMachine):
         assert replay(self.played, Farm(self.new_policy())) == ""
 
 
-MACHINES = (FarmMachine, RandomMachine, EagerMachine, EarliestMachine, ReplayedMachine)
+MACHINES = (
+    *(FarmMachine, RandomMachine, EagerMachine, EarliestMachine, ReplayedMachine),
+    *(CompilersTierMachine, CompilersEagerMachine, CompilersEarliestMachine),
+)
 for each in MACHINES:
     examples = 3 if each is ReplayedMachine else 20
     each.TestCase.settings = settings(max_examples=examples, stateful_step_count=50, deadline=None)
-TestTier, TestRandom, TestEager, TestEarliest, TestReplay = (each.TestCase for each in MACHINES)
+TestTier, TestRandom, TestEager, TestEarliest, TestReplay = (each.TestCase for each in MACHINES[:5])
+TestCompilersTier, TestCompilersEager, TestCompilersEarliest = (
+    each.TestCase for each in MACHINES[5:]
+)
 
 
 @pytest.mark.slow
