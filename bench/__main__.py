@@ -2,7 +2,7 @@
 
 `python -m bench placement --ablate` shows instead what each mechanism of `earliest` is worth.
 
-A figure over its bound is shown as "over" and is no failure: on a shared machine, the machine is
+A figure over its bound is shown as "over" and is no failure. On a shared machine, the machine is
 more often the cause, and people stop reading false alarms. The exit status is 1 if a section has
 no figures, because something failed.
 """

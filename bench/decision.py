@@ -1,9 +1,11 @@
 """What a grant costs on a farm of 10,000 hosts, beside a farm of 10.
 
-Three times: in the core alone, where the CPU time of a grant is all that there is; through a
-running host-server, in the CPU time of its process; and while somebody looks at the monitor, which
-must not hold up the compiles. In the core both ways of working are measured: with slots to choose
-from, and with every slot in use, where each compile that ends makes room for one that waits.
+It is measured in three ways. In the core alone, it is the CPU time of a grant. Through a running
+host-server, it is the CPU time of its process. And while a monitor reads the farm, no compile may
+be held up.
+
+In the core there are two cases: slots to choose from, and every slot in use. In the second, each
+compile that ends makes room for one that waits.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from compilefarm.protocol.hosts_info import parse_hosts_info
 FEW_HOSTS, MANY_HOSTS = 10, 10_000
 AT_ONCE = 64
 SLOTS = 32  # of a host: more than are used at once on the small farm, too
-BUSY_SLOTS = 10  # of a host, where all are to be in use
+BUSY_SLOTS = 10  # of a host, where all are in use
 RATIO_LIMIT = 1.5
 STALL_LIMIT_MS = 100.0
 POLICIES: dict[str, Callable[[], Policy]] = {
@@ -114,7 +116,7 @@ class _Work:
             self._arrive()
 
     def grant_us(self, grants: int) -> float:
-        """Return the CPU time of a compile's coming and going, over so many of them."""
+        """Return the CPU time of a compile's coming and going, averaged over `grants`."""
         started_s = time.process_time()
         for _ in range(grants):
             self._now += self._step_s

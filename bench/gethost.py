@@ -1,6 +1,6 @@
 """The time that gethost adds to a compile, compared with distcc alone; and `true` as the floor.
 
-A real distccd on a loopback address compiles a file of one line: noise depends on the file, and the
+A real distccd on a loopback address compiles a file of one line. Noise depends on the file, and the
 time that gethost adds does not. The programs take turns, and the commands of a turn follow each
 other at once. So medians of the turns' differences are meaningful on a machine in use.
 """

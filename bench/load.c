@@ -5,14 +5,15 @@
  *
  * QUESTION is sent as it is, with \n and \0 for those two bytes. The server's answer must begin with
  * ANSWER, and it ends with the last byte of QUESTION. Lines that begin with "wait " are skipped. LAST,
- * if given, is sent after the answer. With PER_S, requests come at that rate, and the time of a request
- * counts from when it was due: a server that stalls does not stop the clock. After REQUESTS, the
- * program prints one line of JSON: requests per second, requests that failed (no answer, or another
- * one), percentiles of the time from connect() to the whole answer, and the CPU use of this program.
+ * if given, is sent after the answer. With PER_S, requests come at that rate. The time of a request then
+ * counts from when it was due, so a server that stalls does not stop the clock. After REQUESTS, the
+ * program prints one line of JSON. It has requests per second, requests that failed (no answer, or
+ * another one), and the CPU use of this program. It also has percentiles of the time from connect()
+ * to the whole answer.
  *
  * It is in C and makes few system calls, so that on two cores the server is what is measured. A closed
- * connection keeps its port for a minute, so thousands per second would use up the ports that the
- * kernel hands out, and no other program could connect. So each client has its own address, and takes
+ * connection keeps its port for a minute. Thousands per second would use up the ports that the kernel
+ * hands out, and no other program could connect. So each client has its own address, and takes
  * its ports from below those. Connecting does not block: if the server's queue is full, a blocked
  * client would stop all others.
  */

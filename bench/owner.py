@@ -1,7 +1,7 @@
 """The effect of the farm on a desktop's owner: how soon it lets go, and how much CPU it takes.
 
-The first is the time from a key that xdotool presses to the last lease that host-server grants,
-with the real watch-ssaver, X server, host-server and distccd between them. A try takes seconds, so
+The first is the time from a key that xdotool presses to the last lease that host-server grants.
+Between them are the real watch-ssaver, X server, host-server and distccd. A try takes seconds, so
 several machines are watched at once, on one display. Each try needs a new watch-ssaver: one that
 let go a moment ago waits longer before its machine comes back.
 

@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 BUILDERS = 4
 SEED = 11  # of farms and traces by chance: another one than any that placement was tuned on
 WEEK_S = 7 * 86_400.0
-# Of a third of the hosts, for the rows on wrong power indices.
+# The power indices of a third of the hosts, in the rows on wrong ones.
 WRONG_BY = 3.0
 NOT_WORSE = 1.03
 

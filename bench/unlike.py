@@ -1,8 +1,8 @@
 """Farms and traces by chance, unlike each other and unlike those on which placement was tuned.
 
 A rule that is good on the few real traces here may owe that to them. These are drawn anew for each
-seed: from one fast machine with many slow ones to two hundred hosts, from equal files to a giant at
-the end.
+seed. Farms go from one fast machine with many slow ones to two hundred hosts. Traces go from equal
+files to a giant at the end.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What a test needs from the machine, in one rule for all tests; and gethost, as many use it.
 
 A newcomer's machine may lack distccd or another program: a test that needs it is skipped, and says
-what is missing. In CI (CI=true) the same test fails, because there a skipped test would be one that
-nobody ever runs.
+what is missing. In CI (CI=true) the same test fails, because there a skipped test would never be
+run at all.
 """
 
 import os
@@ -21,8 +21,8 @@ E2E_PROGRAMS = ("distcc", "distccd", "cc")
 # python-dbusmock comes for the system's Python, which need not be the one on PATH.
 DBUSMOCK_PYTHON = os.environ.get("SYSTEM_PYTHON", "/usr/bin/python3")
 
-# A shell that starts the tests in the background, or nohup, has them ignore signals, and every
-# program that they start with them: it would be deaf to what is tested.
+# A shell that starts the tests in the background, or nohup, makes them ignore signals. So would
+# every program that they start, and it would be deaf to the signals that are tested.
 for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
     if signal.getsignal(number) is signal.SIG_IGN:
         default = signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL

@@ -2,8 +2,8 @@
  *
  * The files in the directory `answers` beside it are what it prints: `-v`, and `cc1`, `cc1plus`,
  * `as` for -print-prog-name=. Instead of an answer it can do something else, if the directory has a
- * file of this name: `hangs`, `floods`, `stays` (a child keeps the output open), `upgrades` (it
- * changes cc1, whose name is in the file). Each question is noted in the file `asked`.
+ * file of this name: `hangs`, `floods`, `stays` or `upgrades`. With `stays`, a child keeps the output
+ * open. With `upgrades`, it changes cc1, whose name is in the file. Each question is noted in the file `asked`.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>

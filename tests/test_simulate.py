@@ -254,10 +254,10 @@ def test_errors_in_files_name_file_line_and_column(tmp_path: Path) -> None:
     assert f"{bad}:2: column compile_s" in done.stderr
     assert run("--hosts-info", FARMS["office"], "--trace", tmp_path, "--jobs", 8).returncode == 1
     assert run("--hosts-info", FARMS["office"], "--trace", bad).returncode == 2
-    bad.write_text("time_s,host,foreign_cpus\n1,nobody,1\n")
+    bad.write_text("time_s,host,foreign_cpus\n1,unknown,1\n")
     files = ("--hosts-info", FARMS["office"], "--trace", TRACES["lua"], "--load", bad)
     done = run(*files, "--jobs", 8)
-    assert f"{bad}:2: column host: nobody is not in the farm" in done.stderr
+    assert f"{bad}:2: column host: unknown is not in the farm" in done.stderr
 
 
 @pytest.mark.parametrize(

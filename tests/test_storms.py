@@ -118,7 +118,7 @@ def test_an_exception_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_story_of_a_defect_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of five faults one is left, of two builds one, and it ends with what is broken."""
+    """One of five faults is left, and one of two builds. The story ends with what is broken."""
     monkeypatch.setattr(HostServer, "_probe", lambda *_: None)
     plan = shortest(PLAN, failure_of(PLAN))
     assert [fault.kind for fault in plan.faults] == ["kill-distccd"]

@@ -2,7 +2,7 @@
  *
  * make -j64 starts 64 gethosts at once. The first one works the id out, and the others wait for it.
  *
- * That a compiler has no id is remembered, too, for a short time: another look costs as much, and
+ * That a compiler has no id is remembered, too, for a short time. Another look costs as much, and
  * the files that decide it need not all be known.
  *
  * This file does not know what an id is made of, or how it is remembered.

@@ -8,8 +8,9 @@
 #include "compiler.h"
 
 /* Identify the compiler that the word of a command names: a path, or a name to look up in PATH.
- * Returns false if it has no id now, or if the id cannot be remembered, so that each compile would
- * have to work it out anew; `reason` says why. Takes microseconds, except for the first time. */
+ * Returns false if it has no id now; `reason` says why. An id that cannot be remembered counts as
+ * none, because each compile would have to work it out anew. Takes microseconds, except for the
+ * first time. */
 bool compiler_identify(const char *word, struct compiler *);
 
 /* Print a line for each word, up to NULL: fields with tabs between, percent-encoded as in the

@@ -3,9 +3,9 @@
  * gcc does the same under every name. Its name in the file system says whether it is gcc or g++,
  * and the links to it (cc, gcc-12, x86_64-linux-gnu-gcc) do not matter.
  *
- * clang is one program, and the name that it is called by decides what it does: it ends with `++`
- * for C++, and may begin with a target. The rules are those of ToolChain.cpp in clang's driver. A
- * version at the end is dropped, because clang would misread it if more followed.
+ * clang is one program, and the name that it is called by decides what it does. The name ends with
+ * `++` for C++, and may begin with a target. The rules are those of ToolChain.cpp of clang.
+ * A version at the end is dropped, because clang would misread it if more followed.
  *
  * This file does not know ids, or what is inside a compiler.
  */
@@ -144,8 +144,8 @@ bool driver_name_gcc(const char *word, struct compiler *compiler)
     return true;
 }
 
-/* The length of the name up to the end of the part that tells clang what to do, such as `clang++`;
- * 0 if there is none. `*mode` becomes that part. */
+/* The length of the name up to the end of the part that tells clang what to do, such as `clang++`.
+ * It is 0 if there is none. `*mode` becomes that part. */
 static size_t find_mode(const char *name, const char **mode)
 {
     static const char *const modes[] = {"clang++", "clang-c++", "clang-g++", "clang-cpp",

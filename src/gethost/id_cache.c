@@ -7,8 +7,8 @@
  * A file is written under another name and renamed. So it is read whole or not at all, and a
  * damaged one counts as none.
  *
- * The directories of PATH in which there is no such program are among the files that it depends on:
- * a compiler that is installed in one of them counts at once.
+ * An answer also depends on the directories of PATH in which there is no such program. So a
+ * compiler that is installed in one of them counts at once.
  *
  * This file does not know how an id is worked out.
  */

@@ -11,8 +11,7 @@
  * at another place on another machine. The id is the beginning of a SHA-256 over all of this.
  *
  * The last digit of an id is never a digit or a `c`. clang takes off the digits at the end of its
- * name, and takes a name that then ends with `cc` for that of a C compiler, though it be called
- * clang++-ID.
+ * name. If the rest ends with `cc`, it becomes a C compiler, even if the name is clang++-ID.
  *
  * A program is asked for its version only if it is not a script: a script's answer says nothing
  * about what else it does.

@@ -13,7 +13,7 @@ from compilefarm.protocol.declaration import Declaration
 
 # The part of its CPUs that a fully used machine still leaves to compiles: a kernel starves none.
 LEAST_PART = 0.05
-# Of the three load averages that every Unix keeps.
+# The three load averages that every Unix keeps.
 AVERAGED_OVER_S = (60.0, 300.0, 900.0)
 
 

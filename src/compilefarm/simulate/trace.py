@@ -1,6 +1,6 @@
 """Traces and load files: recorded builds and recorded owners, as the simulator reads them.
 
-A trace is a CSV file with one row per source file, in the order in which make asked for them;
+A trace is a CSV file with one row per source file, in the order in which make asked for them.
 `compile_s` is the time that the file takes on a machine of power index 1. A record of host-server
 (--record) is a trace with more columns. This module turns text into rows, and its errors name
 file, line and column. It opens nothing.

@@ -1,7 +1,7 @@
 """The agent of a compile host: knows its compilers, and keeps distccd's doors to them up to date.
 
 enable-host lets it look once before distccd starts. After that it runs in loadavg, in a thread of
-its own: gethost may need seconds to answer, and load reports must not wait for that.
+its own. gethost may need seconds to answer, and load reports must not wait for that.
 
 A change is applied in this order: close doors, write the list, end the workers that know the old
 list, publish. So a compiler is published only when nearly all workers accept its door. A worker

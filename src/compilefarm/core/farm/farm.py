@@ -192,9 +192,9 @@ class Farm:
     def jobs_worth_using(self, request: Request) -> int:
         """Return the -j worth using for a user with such requests.
 
-        It is the user's even share, among all users who compile now, of the slots that the policy
-        uses and that will do for the request. Some hosts still have to answer which compiler they
-        have; they count. One job more for each CPU of the builder can preprocess meanwhile.
+        It is the user's even share among all users who compile now. Slots count if the policy uses
+        them and they will do for the request. Hosts that have not said yet which compiler they have
+        count, too. One job more for each CPU of the builder can preprocess meanwhile.
         """
         slots = sum(
             host.slots

@@ -1,8 +1,8 @@
 """Requests: they come, wait, and are granted or refused.
 
 A request gets one answer. It is refused if it may not wait, has waited for its `wait_s`, or cannot
-be served by any host that the farm knows. While hosts may still return after a restart, or still
-have to say which compiler they have, no request is refused because no host can serve it.
+be served by any host that the farm knows. The last reason must wait while hosts may return after a
+restart, or have not said yet which compiler they have.
 
 The policy chooses the request that is granted next, and its host. This part knows nothing of hosts
 but whether they are up.

@@ -1,13 +1,15 @@
 """Where a compile should run: the seam between the farm and its policies.
 
-The farm keeps the books (who has which slot) and a policy makes the choice (who gets one next,
-and where). The farm tells its policy of every change that bears on a choice, and after each event
-asks `next_grant` until it says None. A policy may keep whatever index it likes over the farm's
-records, and reads them, but changes none of them. It may let a request wait although a slot is
-free, if it will come back to it: by itself when something changes, or at `next_deadline`.
+The farm records which lease has which slot. A policy chooses the request that gets a slot next,
+and the host. The farm tells its policy about every change that matters to a choice. After each
+event it asks `next_grant` until the answer is None.
 
-Rejected: a pure function from the whole farm to a list of grants. It is the simplest seam, but
-each decision would cost as much as the farm is large.
+A policy may keep any index over the farm's records. It reads them and changes none. It may let a
+request wait although a slot is free. Then it must offer the request again, when something changes
+or at `next_deadline`.
+
+Rejected: a pure function from the whole farm to a list of grants. It is the simplest interface, but
+each decision would cost time in proportion to the farm.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
 """The 2004 rule: the fastest free CPU, in tiers, and busy hosts moved down.
 
 Hosts of near-equal speed form a tier, numbered by the whole part of their power index. A request
-gets a free slot in the highest tier that has one; within the tier on the fastest host, and among
-equals on the one least in use. Nothing waits while a slot that it may have is free; what waits is
-served in the order of arrival.
+gets a free slot in the highest tier that has one. Within the tier it goes to the fastest host, and
+among equals to the one least in use. No request waits while a slot that it may have is free.
+Requests that wait are served in the order of arrival.
 
-A host whose load rises is moved one tier down, and out of use when it stays high. The thresholds
-are those of DMUCS, which descends from the 2004 system; its load averages count the farm's own
-compiles too, so that a farm in use chased its best hosts away. Here the farm's own part is taken
-out first.
+A host whose load rises is moved one tier down, and out of use if the load stays high. The
+thresholds are those of DMUCS, which descends from the 2004 system. Its load averages count the
+farm's own compiles too, so a farm in use lost its best hosts. Here the farm's own part is taken out
+first.
 
-Kept to compare with: it hands work to a slow machine a moment before a fast one is free.
+It is kept to compare with: it gives work to a slow machine a moment before a fast one is free.
 """
 
 from __future__ import annotations
