@@ -36,7 +36,14 @@ def install(path: Path, contents: str = "compiler 1") -> Path:
 
 
 def install_variant(path: Path, number: int, compiler: str = "gcc") -> Path:
-    """Install a real compiler whose driver has an id of its own, by rename as packages do it."""
+    """Install a real compiler whose driver has an id of its own, by rename as packages do it.
+
+    gcc looks for its other programs in `lib` beside the directory of its driver.
+    """
+    library = path.parent.parent / "lib"
+    if not library.is_dir():
+        library.mkdir()
+        (library / "gcc").symlink_to("/usr/lib/gcc")
     real = shutil.which(compiler)
     assert real is not None
     new = path.with_suffix(".new")
@@ -58,8 +65,9 @@ class HostList:
     def next(self) -> set[str]:
         """Wait for the next list; return its doors."""
         came: list[Message] = []
+        deadline_s = time.monotonic() + PATIENCE_S
         while True:
-            message = self._server.receives_any()
+            message = self._server.receives_any(deadline_s)
             if message.verb == "compiler":
                 came.append(message)
             if message.verb == "compilers":

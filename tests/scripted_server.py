@@ -73,7 +73,9 @@ class ScriptedServer:
     def receives_any(self, deadline_s: float | None = None) -> Message:
         """Wait for a message; return it."""
         deadline_s = time.monotonic() + PATIENCE_S if deadline_s is None else deadline_s
-        return self._received.get(timeout=max(0.01, deadline_s - time.monotonic()))
+        left_s = deadline_s - time.monotonic()
+        assert left_s > 0, "it did not come in time"
+        return self._received.get(timeout=left_s)
 
     def all_received(self) -> list[Message]:
         """Return the messages that came and have not been returned yet."""

@@ -287,25 +287,27 @@ class Reporter:
             self._outage.clear()
             if self._options.once:
                 return
-            sent_s = time.monotonic()
-            while True:
-                if takes_ids:
-                    self._send_compilers(server)
-                message = server.receive(min(SAMPLE_S, self._options.interval))
-                if message is not None:
-                    self._output.say(f"received {message.verb}")
-                    continue
-                if takes_ids:
-                    # First, because a server may have taken this host for lost, and uses it again
-                    # when it reports a load.
-                    self._send_compilers(server)
-                now_s = time.monotonic()
-                report = self._read(now_s)
-                # Report up to half a sample early rather than late.
-                due = now_s - sent_s + SAMPLE_S / 2 >= self._options.interval
-                if due or report.news_since(last):
-                    last = self._send(server, report)
-                    sent_s = now_s
+            self._report_changes(server, last, takes_ids)
+
+    def _report_changes(self, server: Connection, last: Report, takes_ids: bool) -> None:
+        """Report on a connection that has had its first report, until it ends."""
+        sent_s = time.monotonic()
+        if takes_ids:
+            self._send_compilers(server)
+        while True:
+            while (message := server.receive(min(SAMPLE_S, self._options.interval))) is not None:
+                self._output.say(f"received {message.verb}")
+            if takes_ids:
+                # Before the load: a server may have taken this host for lost, and uses it again
+                # when a load comes.
+                self._send_compilers(server)
+            now_s = time.monotonic()
+            report = self._read(now_s)
+            # Report up to half a sample early rather than late.
+            due = now_s - sent_s + SAMPLE_S / 2 >= self._options.interval
+            if due or report.news_since(last):
+                last = self._send(server, report)
+                sent_s = now_s
 
     def _read(self, now_s: float) -> Report:
         # The agent stops a worker of distccd for a moment before it ends it.

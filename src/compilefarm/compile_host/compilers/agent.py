@@ -104,8 +104,7 @@ class CompilerAgent:
                 try:
                     self._apply()
                 except OSError as error:
-                    if self._complain is not None:
-                        self._complain(f"cannot change doors to compilers: {error_text(error)}")
+                    self._say(f"cannot change doors to compilers: {error_text(error)}")
                     self._keep_open()
             self._looked_s = began_s
             self._wait(LOOK_S)
@@ -130,7 +129,9 @@ class CompilerAgent:
                 continue
             answers = self._inquiry.answers(left_s)
             for answer in answers:
-                self._watch.learn(answer, time.monotonic())
+                lost = self._watch.learn(answer, time.monotonic())
+                if lost:
+                    self._say(f"a compiler is offered no more: {lost}")
             if self._inquiry.ended:
                 self._inquiry = None
             if answers:
@@ -144,6 +145,10 @@ class CompilerAgent:
             self._workers.end_idle()
         if offered != self.offered:
             self.offered = offered
+
+    def _say(self, line: str) -> None:
+        if self._complain is not None:
+            self._complain(line)
 
     def _keep_open(self) -> None:
         """Publish only the compilers whose doors were open already, and lead to the same."""

@@ -45,7 +45,6 @@ class _Candidate:
     asked_ns: int | None = None  # when gethost was asked; None: it is not being asked
     answered: bool = False
     compiler: Compiler | None = None
-    reason: str = ""
 
 
 @dataclass(slots=True)
@@ -111,29 +110,32 @@ class CompilerWatch:
         for path in paths:
             self._candidates[path].asked_ns = time_ns
 
-    def learn(self, answer: Answer, now_s: float) -> None:
-        """Record what gethost says. An answer is dropped if a file has changed since the question.
+    def learn(self, answer: Answer, now_s: float) -> str:
+        """Record what gethost says; return why a compiler is offered no more, or "".
 
-        Then the next look finds the path due again.
+        An answer is dropped if a file has changed since the question. Then the path is due again
+        later.
         """
         candidate = self._candidates.get(answer.path)
         if candidate is None or candidate.asked_ns is None:
-            return
+            return ""
         asked_ns, candidate.asked_ns = candidate.asked_ns, None
         stats = _Stats()
         stamps = {path: stats.of(path) for path in (answer.path, *answer.files)}
         candidate.stamps |= stamps
         if any(stamp and stamp[-1] > asked_ns - _GRANULARITY_NS for stamp in stamps.values()):
             candidate.compiler, candidate.ask_at_s = None, now_s + SETTLED_S
-            return
+            return ""
+        lost = answer.reason if candidate.compiler and not answer.compiler else ""
         candidate.answered = True
-        candidate.compiler, candidate.reason = answer.compiler, answer.reason
+        candidate.compiler = answer.compiler
         if answer.compiler:
             pause_s = NAMED_FILES_S if answer.files else UNNAMED_FILES_S
         else:
             pause_s = candidate.pause_s
             candidate.pause_s = min(2 * pause_s, NO_ID_LAST_S)
         candidate.ask_at_s = now_s + pause_s
+        return lost
 
     @property
     def complete(self) -> bool:
