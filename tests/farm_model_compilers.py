@@ -56,6 +56,7 @@ class CompilersMachine(FarmMachine):
         for host, has in (("alder", GCCS[:2]), ("birch", GCCS[1:])):
             self.play(HostAdded(Declaration(host, slots=2), "127.0.0.1"))
             self.report_compilers(host, has)
+        self.play(HostAdded(Declaration("cedar", slots=2), "127.0.0.1"))
 
     # -- the model
 
