@@ -24,6 +24,8 @@ SLOTS = 4
 ADDED_LIMIT_MS = 2.0
 AWAY_LIMIT_MS = 5.0
 RSS_LIMIT_MB = 3.0
+IDENTIFY_LIMIT_US = 20.0
+FIRST_LIMIT_MS = {"gcc": 20.0, "clang": 300.0}  # clang loads 170 MB of libraries to say its version
 
 Command = tuple[list[str], Mapping[str, str]]
 
@@ -76,6 +78,7 @@ def measure(*, quick: bool) -> Table:
             turns,
         )
         rss_mb = _peak_rss_mb(gethost, farm)
+        identify_rows = _identify(directory, gethost, turns)
         leases = min(programs.leases_granted(server) for server in servers.values())
         if leases < turns:
             raise RuntimeError(f"only {leases} of {turns} compiles had a lease")
@@ -93,6 +96,7 @@ def measure(*, quick: bool) -> Table:
             _added(
                 "added with no server", took_ms, "gethost, no server", "local distcc", AWAY_LIMIT_MS
             ),
+            *identify_rows,
             Row(
                 "peak memory",
                 f"{rss_mb:.2f} MB",
@@ -122,6 +126,48 @@ def _added(
         f"<= {limit_ms:.0f} ms",
         added_ms <= limit_ms,
     )
+
+
+def _identify(directory: Path, gethost: str, turns: int) -> list[Row]:
+    """Return the rows about saying which compiler a command names."""
+    sources = [path for path in (programs.TOP / "src/gethost").glob("*.c") if path.stem != "main"]
+    loop = programs.build(
+        directory,
+        "identify",
+        [Path(__file__).with_name("identify.c"), *sources],
+        f"-I{programs.TOP / 'src/gethost'}",
+    )
+    # As Debian sets it, with a directory of the user in front.
+    path = "/home/bench/bin:/usr/local/bin:/usr/bin:/bin"
+    environment = {"PATH": path, "XDG_CACHE_HOME": str(directory)}
+    result = subprocess.run(
+        [loop, "gcc", str(turns)], env=environment, check=True, capture_output=True, text=True
+    )
+    known_us = float(result.stdout)
+    rows = [
+        Row(
+            "which compiler gcc is, known",
+            f"{known_us:.1f} us",
+            "",
+            None,
+            f"<= {IDENTIFY_LIMIT_US:.0f} us",
+            known_us <= IDENTIFY_LIMIT_US,
+        )
+    ]
+    for name, limit_ms in FIRST_LIMIT_MS.items():
+        if programs.find(name) is None:
+            continue
+        took_ms: dict[str, list[float]] = {"first": [], "version": []}
+        for turn in range(max(3, turns // 10)):
+            fresh = environment | {"XDG_CACHE_HOME": str(directory / f"cache-{name}-{turn}")}
+            for kind, words in (("version", ["--version"]), ("first", ["--compiler-ids", name])):
+                started_s = time.perf_counter()
+                subprocess.run([gethost, *words], env=fresh, check=True, capture_output=True)
+                took_ms[kind].append((time.perf_counter() - started_s) * 1e3)
+        rows.append(
+            _added(f"which compiler {name} is, first", took_ms, "first", "version", limit_ms)
+        )
+    return rows
 
 
 def _take_turns(commands: Mapping[str, Command], turns: int) -> dict[str, list[float]]:

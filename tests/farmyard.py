@@ -38,7 +38,7 @@ from compilefarm.core.farm.farm import Farm
 from compilefarm.core.farm.turn import Turn
 from compilefarm.core.learning.learning import Learning
 from compilefarm.core.model import Host, Lease, Load, Outcome, Request
-from compilefarm.core.placement.earliest.earliest import EarliestPolicy
+from compilefarm.core.placement.earliest.policy import EarliestPolicy
 from compilefarm.core.placement.policy import Policy
 from compilefarm.core.placement.tier import TierPolicy
 from compilefarm.protocol.compilers import CompilerInfo

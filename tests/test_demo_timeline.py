@@ -1,12 +1,15 @@
 """The timeline picture: any record gives an SVG with all bars inside."""
 
 import io
+import subprocess
 from itertools import pairwise
+from pathlib import Path
 from xml.etree import ElementTree
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compilefarm.demo.local_compiles import LocalCompiles
 from compilefarm.demo.timeline import HERE, KINDS, TIME_LIMIT_S, Compile, in_rows, read_record, svg
 from compilefarm.server.storage.record import COLUMNS
 
@@ -94,3 +97,17 @@ def test_the_legend_is_inside_the_picture_and_above_the_rows() -> None:
             picture.get("width", "")
         )
         assert float(text.get("y", "")) < first_row
+
+
+def test_compiles_that_the_farm_did_not_do_were_local(tmp_path: Path) -> None:
+    program = tmp_path / "bin" / "gethost"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\n[ "$1" != fails ]\n')
+    program.chmod(0o755)
+    local = LocalCompiles(tmp_path, str(program.parent))
+    for words in ("distcc gcc -c a.c", "fails gcc -c b.c", "gcc -c a.c", "gcc a.o", "gcc -c s.S"):
+        subprocess.run([local.directory / "gethost", *words.split()], check=False)
+    assert [source for source, _, _ in local.intervals([])] == ["a.c", "a.c", "s.S"]
+    ((first, start_s, end_s), (second, _, _)) = local.intervals(["a.c", "b.c"])
+    assert (first, second) == ("a.c", "s.S")
+    assert 0 < start_s <= end_s

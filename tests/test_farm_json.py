@@ -26,7 +26,7 @@ from compilefarm.core.events import (
 from compilefarm.core.farm.farm import Farm
 from compilefarm.core.learning.learning import Learning
 from compilefarm.core.model import Load, Request, State
-from compilefarm.core.placement.earliest.earliest import EarliestPolicy
+from compilefarm.core.placement.earliest.policy import EarliestPolicy
 from compilefarm.core.placement.tier import TierPolicy
 from compilefarm.core.snapshot import take_snapshot
 from compilefarm.protocol.compilers import CompilerInfo

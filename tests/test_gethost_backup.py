@@ -25,7 +25,7 @@ from test_gethost_distcc import Distccd
 LEASE = "lease id=7 host=desk1 address=192.0.2.7 port=4001 slots=3"
 BACKUP_DESK = "host=desk2 address=198.51.100.2 port=4002 slots=2"
 WORDS = "-c main.c -o main.o -MD -MF main.d -MT main.o"
-COMPILE = ("distcc", "sh", *WORDS.split())
+COMPILE = ("distcc", "cc", *WORDS.split())
 
 # Not by a pipe: a signal that comes just before the shell reads one is seen when a line is there.
 TOLD = """
@@ -182,7 +182,7 @@ def test_a_backup_that_ends_first_is_the_compile(compile_: Compile) -> None:
 
 def test_without_dependencies_there_is_only_the_object(compile_: Compile) -> None:
     (compile_.directory / "main.o").write_text("an old one")
-    command = ("distcc", "sh", "-c", "main.c", "-o", "main.o")
+    command = ("distcc", "cc", "-c", "main.c", "-o", "main.o")
     compile_.gethost.program("distcc", "dependencies=/dev/null" + DISTCC)
     compile_.start(command=command)
     compile_.back_up()
@@ -199,15 +199,15 @@ def test_the_files_are_beside_the_real_ones(compile_: Compile) -> None:
         f"{TOLD} echo first > says; told first",
     )
     words = "-c main.c -oout/a.o -MMD -MFa.d -MQa.o"
-    compile_.start(command=("distcc", "sh", *words.split()))
+    compile_.start(command=("distcc", "cc", *words.split()))
     compile_.connection.send(BACKUP)
     compile_.connection.receive("dropped")
     compile_.tell("first")
     assert compile_.result() == (0, "")
     first, backup = (compile_.directory / "words").read_text().splitlines()
-    assert first == f"sh {words}"
+    assert first == f"cc {words}"
     suffix = f".backup-{compile_.process.pid}"
-    assert backup == f"sh -c main.c -oout/a.o{suffix} -MMD -MFa.d{suffix} -MQa.o"
+    assert backup == f"cc -c main.c -oout/a.o{suffix} -MMD -MFa.d{suffix} -MQa.o"
 
 
 @pytest.mark.parametrize("attempt", ["first", "backup"])
@@ -743,7 +743,7 @@ def test_what_may_run_twice(gethost: Gethost, server: Server, words: str) -> Non
         (gethost.directory / name.replace("old", "link")).symlink_to(name)
     (gethost.directory / "directory.o").mkdir()
     (gethost.directory / "args").write_text("-c main.c")
-    asks = asks_for_backups(gethost, server, "distcc", "sh", *words.split())
+    asks = asks_for_backups(gethost, server, "distcc", "cc", *words.split())
     assert asks == (words in MAY_RUN_TWICE)
 
 
@@ -867,7 +867,7 @@ def test_a_real_backup_that_is_ended_takes_its_preprocessor_with_it(
     """The second of two preprocessors never ends by itself."""
     for host in hosts:
         host.signal(signal.SIGSTOP)
-    builder.program(
+    builder.compiler(
         "slow-cc",
         'case "$*" in *real.d.backup-*) echo begun > says; read x < never;; esac; exec gcc "$@"',
     )

@@ -313,7 +313,8 @@ def test_make_with_more_jobs_than_slots(start: Start, server: LeaseServer) -> No
     assert server.summary() == {"request": 41, "done": 41}  # and none for the link
 
 
-COUNTING_COMPILER = """#!/bin/sh
+COUNTING_COMPILER = """
+case $1 in -v|-print-*) exec gcc "$@";; esac
 echo + >> "$COUNT"
 gcc "$@"
 status=$?
@@ -327,16 +328,15 @@ def test_two_makes_of_300_without_a_server(start: Start) -> None:
     with Server() as server:
         server.name = f"127.0.0.1:{unused_port('127.0.0.1')}"
         gethost = start(server)
-        compiler, count = gethost.directory / "counting-cc", gethost.directory / "count"
-        compiler.write_text(COUNTING_COMPILER)
-        compiler.chmod(0o755)
+        gethost.compiler("counting-cc", COUNTING_COMPILER)
+        count = gethost.directory / "count"
         makes = []
         for name in ("one", "other"):
             directory = gethost.directory / name
             (directory / "distcc").mkdir(parents=True)
             objects = [each.replace(".c", ".o") for each in write_sources(directory, 50)]
             (directory / "Makefile").write_text(
-                f"CC = {gethost.path} distcc {compiler}\nall: {' '.join(objects)}\n"
+                f"CC = {gethost.path} distcc counting-cc\nall: {' '.join(objects)}\n"
             )
             own = {"COUNT": str(count), "DISTCC_DIR": str(directory / "distcc")}
             makes.append(

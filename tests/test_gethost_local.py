@@ -96,7 +96,7 @@ def test_a_compile_that_a_host_failed_is_counted(gethost: Gethost) -> None:
     compiles = busy(gethost)
     with Server() as server:
         process = gethost.start(
-            "--verbose", "distcc", "sh", "-c", "main.c", HOST_SERVER=server.name
+            "--verbose", "distcc", "cc", "-c", "main.c", HOST_SERVER=server.name
         )
         server.accept().send("lease id=7 host=desk1 address=192.0.2.7 port=4001 slots=3")
         connection = server.accept()

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow  # a gethost that lost its server takes its time
 LEASE = "lease id=5e1f90c2-7 host=desk1:4001 address=192.0.2.7 port=4001 slots=3"
 SHOW_HOSTS = 'echo "$DISTCC_HOSTS"'
 # It compiles until a line comes.
-COMPILE = ("--", "distcc", "sh", "-c", "main.c")
+COMPILE = ("--", "distcc", "cc", "-c", "main.c")
 
 
 @pytest.fixture
@@ -65,6 +65,8 @@ def test_a_lease_is_attached_with_all_that_it_was_given_for(
     connection = server.accept()
     words = connection.receive("attach")
     assert float(words.pop("running_s")) >= 0
+    for key in ("id", "name", "version", "target", "text"):
+        assert words.pop(f"compiler_{key}")
     assert words == {
         "id": "5e1f90c2-7",
         "host": "desk1:4001",
@@ -74,7 +76,7 @@ def test_a_lease_is_attached_with_all_that_it_was_given_for(
         "cpus": words["cpus"],
         "type": "arm",
         "source": "main.c",
-        "compiler": "sh",
+        "compiler": "cc",
         "dir": str(gethost.directory),
     }
     connection.send("attached id=9a9a9a9a-1")

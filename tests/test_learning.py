@@ -50,7 +50,7 @@ def test_a_time_that_no_compile_takes_changes_nothing(took_s: float) -> None:
         learning.confidence("h", 2.0),
     ) == before
     assert learning.cost("/d", "new.c") is None
-    assert learning.unsaved() == ([], [], {})
+    assert learning.unsaved() == ([], [], {}, [])
 
 
 def test_a_clock_that_jumped_changes_nothing_that_was_learned() -> None:
@@ -156,11 +156,11 @@ def test_a_build_is_remembered_in_its_order() -> None:
 def test_everything_is_learned_again_from_what_was_saved() -> None:
     first = wrong_power(0.0, 6.0)
     first.observe_memory("/d", 900.0)
-    compiles, forgotten, memory_mb = first.unsaved()
+    compiles, forgotten, memory_mb, _ = first.unsaved()
     assert forgotten == []
     again = Learning()
     again.restore(compiles, memory_mb | {"/gone": 5.0, "/d2": math.nan})
-    assert again.unsaved() == ([], [], {})
+    assert again.unsaved() == ([], [], {}, [])
     assert again.memory_mb("/d") == 900.0
     assert again.memory_mb("/gone") == again.memory_mb("/d2") == again.memory_mb("")
     again.declare("a", 2.0)

@@ -32,6 +32,7 @@
 #include "child.h"
 #include "clock.h"
 #include "descriptors.h"
+#include "door.h"
 #include "environment.h"
 
 enum {
@@ -64,15 +65,18 @@ _Noreturn static void run_child(bool is_backup, int stderr_fd, pid_t parent, cha
     become_command(argv, environment);
 }
 
-bool attempt_start(struct attempt *attempt, char **argv, const struct lease *lease, bool keep_text)
+bool attempt_start(struct attempt *attempt, char **argv, const struct compiler *compiler,
+                   const struct lease *lease, bool keep_text)
 {
+    char **environment = environment_for_lease(lease);
+    if (!door_use(lease->door, compiler, &argv, &environment))
+        return false;
     int text[2] = {-1, -1};
     if (keep_text && !private_pipe(text))
         return false;
     if (keep_text)
         (void)fcntl(text[1], F_SETFL, 0); /* the child expects writing to wait */
     environment_remove_backoff(lease);
-    char **environment = environment_for_lease(lease);
     attempt->lease = *lease;
     attempt->start_ms = now_ms();
 

@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "compiler.h"
 #include "lease.h"
 
 struct attempt {
@@ -27,9 +28,10 @@ struct attempt {
 
 #define NO_ATTEMPT ((struct attempt){.kill_ms = -1, .stderr_fd = -1})
 
-/* Start the command. `keep_text`: keep its stderr back. Returns false, with errno set, on
- * failure. */
-bool attempt_start(struct attempt *, char **argv, const struct lease *, bool keep_text);
+/* Start the command. `compiler`: its second word; NULL if that is not known. `keep_text`: keep its
+ * stderr back. Returns false, with errno set, on failure. */
+bool attempt_start(struct attempt *, char **argv, const struct compiler *compiler,
+                   const struct lease *, bool keep_text);
 
 /* Notice that its process has ended. Kill it if it was asked to end and has not done so in time. */
 void attempt_update(struct attempt *);

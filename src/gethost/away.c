@@ -35,6 +35,7 @@ enum {
     FRESH_S = 10,      /* a restart of the server takes less than two of these periods */
     FORGOTTEN_S = 300, /* the user saw the message of an older marker long ago */
     REFUSAL_S = 60,    /* between two messages about refusals */
+    BUILD_GAP_S = 60,  /* after this time without such a compile, the next is of another build */
 };
 
 struct marker {
@@ -131,4 +132,16 @@ bool away_is_first_refusal(const char *servers)
     bool is_new = touch_marker(&marker);
     close_marker(&marker);
     return is_new;
+}
+
+bool away_is_first_in_build(const char *message)
+{
+    char about[1024];
+    snprintf(about, sizeof about, "%ld %s", (long)getsid(0), message);
+    struct marker marker = open_marker("told", about, true);
+    if (marker_age_s(&marker) >= BUILD_GAP_S)
+        remove_marker(&marker);
+    bool is_first = touch_marker(&marker);
+    close_marker(&marker);
+    return is_first;
 }

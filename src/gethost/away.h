@@ -17,4 +17,9 @@ void away_unmark(const char *server);
 /* True once a minute for each list of servers. So 400 refused compiles print one message. */
 bool away_is_first_refusal(const char *servers);
 
+/* True for the first compile of a build that has this to tell the user. A build: compiles of one
+ * session (a terminal, or a job of a CI server) with less than a minute between two of them that
+ * have it to tell. The directory does not count, because a build uses many. */
+bool away_is_first_in_build(const char *message);
+
 #endif

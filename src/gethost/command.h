@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 
+#include "compiler.h"
 #include "outputs.h"
 
 enum command_kind {
@@ -15,6 +16,7 @@ enum command_kind {
 struct command {
     enum command_kind kind;
     const char *source, *compiler; /* of COMMAND_COMPILE, else NULL */
+    const struct compiler *identity; /* of the compiler; NULL: not identified */
     const char *reason;            /* of COMMAND_LOCAL: why it runs here */
     bool compiles;                 /* of COMMAND_LOCAL: it is a compile nevertheless */
     struct outputs outputs;        /* of COMMAND_COMPILE */

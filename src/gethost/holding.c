@@ -171,6 +171,8 @@ static void ask_to_attach(struct holding *holding)
     line_start(&line, "attach");
     line_add(&line, "id", lease->id);
     line_add(&line, "host", lease->host);
+    if (*lease->door)
+        line_add(&line, "door", lease->door);
     line_add_format(&line, "port", "%d", lease->port);
     line_add_format(&line, "running_s", "%.3f", (double)(now_ms() - holding->granted_ms) / 1e3);
     request_add_compile(&line, holding->request);

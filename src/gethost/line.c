@@ -5,26 +5,12 @@
 #include <stdbool.h>
 #include <stdio.h>
 
+#include "quoting.h"
+
 void line_start(struct line *line, const char *verb)
 {
     line->length = (size_t)snprintf(line->text, sizeof line->text - 1, "%s", verb);
     line->text[line->length] = '\n';
-}
-
-/* Write the character or its code. Returns the number of bytes, 0 if they do not fit. */
-static size_t encode(char *to, size_t room, unsigned char c)
-{
-    static const char hexadecimal[] = "0123456789ABCDEF";
-    bool is_plain = c > ' ' && c < 0x7f && c != '%';
-    size_t length = is_plain ? 1 : 3;
-    if (length > room)
-        return 0;
-    to[0] = is_plain ? (char)c : '%';
-    if (!is_plain) {
-        to[1] = hexadecimal[c >> 4];
-        to[2] = hexadecimal[c & 15];
-    }
-    return length;
 }
 
 void line_add(struct line *line, const char *key, const char *value)
@@ -35,9 +21,10 @@ void line_add(struct line *line, const char *key, const char *value)
     if (fits)
         length += (size_t)written;
     for (; fits && *value; value++) {
-        size_t encoded = encode(line->text + length, end - length - 1, (unsigned char)*value);
-        length += encoded;
-        fits = encoded > 0;
+        size_t room = end - length - 1;
+        size_t quoted = quote_character(line->text + length, room, (unsigned char)*value);
+        length += quoted;
+        fits = quoted > 0;
     }
     if (fits)
         line->length = length;

@@ -12,7 +12,7 @@
  *
  * The files, each of which uses only files further down:
  *
- *   - main.c: the story (ask, run, ask again, compile here)
+ *   - main.c: the story (identify, ask, run, ask again, compile here)
  *   - options.c: gethost's own options
  *   - run.c: the command while its lease lasts
  *   - backup.c: the files of a second run of the same compile
@@ -25,18 +25,28 @@
  *   - line.c: a line to a server
  *   - address.c: from the list of servers to socket addresses
  *   - environment.c: what distcc is told
+ *   - door.c: the name that tells a host which compiler to run
  *   - command.c: what distcc would do with the command
  *   - outputs.c: the files that a compile writes
  *   - words.c: the words of a command line
+ *   - compiler_id.c: which compiler a command names
+ *   - id_cache.c: what is remembered about compilers
+ *   - id_parts.c: the id of a compiler, worked out from its parts
+ *   - driver.c: finding a compiler's driver, and its name
+ *   - query.c: asking a program
+ *   - build_id.c: the build id of a program
+ *   - sha256.c: SHA-256
+ *   - stamps.c: noticing that files have changed
  *   - program.c: looking up programs
  *   - local.c: compiling here, at most as many at once as there are CPUs
  *   - away.c: remembering that a server is away
- *   - notes.c: the directory for such notes
+ *   - notes.c: what the gethosts of one user leave for each other
  *   - child.c: signals, exec, and ending by a signal
  *   - say.c: messages to the user
  *   - descriptors.c: private file descriptors
  *   - clock.c: time and deadlines
  *   - cpus.c: the CPUs of this machine
+ *   - quoting.c: percent-encoding
  *   - text.c: questions about strings
  *
  * Memory. The process is short, and its end frees everything: the words of commands,
@@ -52,14 +62,17 @@
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "asking.h"
 #include "away.h"
 #include "child.h"
 #include "command.h"
+#include "compiler_id.h"
 #include "cpus.h"
 #include "descriptors.h"
+#include "door.h"
 #include "environment.h"
 #include "holding.h"
 #include "local.h"
@@ -68,6 +81,7 @@
 #include "request.h"
 #include "run.h"
 #include "say.h"
+#include "text.h"
 
 enum {
     /* A third host in a row that fails is rare; by then, compiling here is faster. */
@@ -155,6 +169,14 @@ _Noreturn static void finish(const struct outcome *outcome, struct holding *hold
     _exit(outcome->exit_status);
 }
 
+/* Is the door of the lease there, if it has one? A full disk, for example, can prevent that. */
+static bool has_door(const struct options *options, const struct command *command,
+                     const struct lease *lease)
+{
+    return !command->identity || !*lease->door ||
+           door_make(lease->door, command->identity, options->command);
+}
+
 static struct outcome run_on_host(const struct options *options, const struct command *command,
                                   struct holding *holding)
 {
@@ -167,6 +189,25 @@ static struct outcome run_on_host(const struct options *options, const struct co
     return run_with_lease(options->command, command, holding, keep_text);
 }
 
+/* Identify the command's compiler, or run the command here. */
+static void identify_compiler(const struct options *options, struct command *command)
+{
+    static struct compiler compiler;
+    const char *word = options->command[1];
+    if (!word || strcmp(base_name(word), base_name(command->compiler)) != 0)
+        return; /* distcc takes a default, or finds the compiler in an @FILE */
+    command->identity = &compiler;
+    if (compiler_identify(word, &compiler)) {
+        const char *obstacle = door_obstacle(&compiler, options->command);
+        if (obstacle)
+            run_here(options, obstacle);
+        return;
+    }
+    if (!say_is_verbose() && away_is_first_in_build(compiler.reason))
+        say("%s; compiling here", compiler.reason);
+    run_here(options, compiler.reason);
+}
+
 _Noreturn static void run_on_farm(const struct options *options, const struct command *command)
 {
     struct request request = {
@@ -175,11 +216,16 @@ _Noreturn static void run_on_farm(const struct options *options, const struct co
         .wait_s = options->wait_s,
         .source = command->source,
         .compiler = command->compiler,
+        .identity = command->identity,
         .can_back_up = command->outputs.are_known && !environment_adds_outputs(),
     };
     int failed_hosts = 0, revoked_leases = 0;
     while (failed_hosts < HOSTS_TO_TRY && failed_hosts + revoked_leases < LEASES_TO_TRY) {
         struct holding *holding = get_lease(options, &request);
+        if (!has_door(options, command, holding_lease(holding))) {
+            holding_end(holding);
+            run_here(options, "cannot make a link to the compiler in its cache");
+        }
         struct outcome outcome = run_on_host(options, command, holding);
         enum verdict verdict = command_judge(command, outcome.exit_status);
 
@@ -213,9 +259,14 @@ _Noreturn static void run_on_farm(const struct options *options, const struct co
 int main(int argc, char **argv)
 {
     (void)argc;
+    door_pass(argv);
     struct options options = options_read(argv);
     if (options.jobs)
         print_jobs(&options);
+    if (options.compiler_ids) {
+        compiler_print_ids(options.command);
+        _exit(0);
+    }
 
     const char *program = options.command[0];
     int missing = program_missing(program);
@@ -233,5 +284,7 @@ int main(int argc, char **argv)
         run_here(&options, command.reason);
     if (command.kind == COMMAND_COMPILE && !environment_has_distcc_dir())
         run_here(&options, "distcc cannot write to $DISTCC_DIR or ~/.distcc");
+    if (command.kind == COMMAND_COMPILE)
+        identify_compiler(&options, &command);
     run_on_farm(&options, &command);
 }

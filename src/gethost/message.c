@@ -2,8 +2,8 @@
  *
  * What comes from the network is foreign text. It ends up on a terminal and in an environment
  * variable that distcc obeys. So it is checked, here and nowhere else. An address must be
- * numeric, and a port and a number of slots in their ranges. A reason loses its control
- * characters.
+ * numeric, and a port and a number of slots in their ranges. A door must have a name that no other
+ * program has. A reason loses its control characters.
  *
  * This file does not know connections, or what a message leads to.
  */
@@ -15,42 +15,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "door.h"
+#include "quoting.h"
 #include "text.h"
 
 enum { SLOTS_MAX = 4096 };
 
 /* ---- taking a line apart ---- */
-
-static int hexadecimal_digit(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    if (c >= 'a' && c <= 'f')
-        return c - 'a' + 10;
-    if (c >= 'A' && c <= 'F')
-        return c - 'A' + 10;
-    return -1;
-}
-
-/* Decode %XX in place. False if that is not two digits, or if it is a NUL, which would hide what
- * follows it. */
-static bool decode(char *value)
-{
-    char *to = value;
-    for (char *from = value; *from; from++) {
-        if (*from != '%') {
-            *to++ = *from;
-            continue;
-        }
-        int high = hexadecimal_digit(from[1]), low = high < 0 ? -1 : hexadecimal_digit(from[2]);
-        if (low < 0 || high + low == 0)
-            return false;
-        *to++ = (char)(high * 16 + low);
-        from += 2;
-    }
-    *to = 0;
-    return true;
-}
 
 static bool is_name(const char *text)
 {
@@ -75,7 +46,7 @@ bool message_read(char *line, struct message *message)
         char *value = word; /* NULL if there was no '=' */
         if (!value || message->count == MESSAGE_WORDS_MAX)
             return false;
-        if (!is_name(key) || value_of(message, key) || !decode(value))
+        if (!is_name(key) || value_of(message, key) || !unquote(value))
             return false;
         message->word[message->count].key = key;
         message->word[message->count++].value = value;
@@ -130,11 +101,14 @@ static bool is_host(const char *text)
 bool message_lease(const struct message *message, struct lease *lease)
 {
     const char *address = value_of(message, "address"), *host = value_of(message, "host");
-    if (!address || !is_address(address) || !host || !is_host(host))
+    const char *door = value_of(message, "door");
+    if (!address || !is_address(address) || !host || !is_host(host) ||
+        (door && !door_is_name(door)))
         return false;
     message_id(message, lease->id);
     snprintf(lease->address, sizeof lease->address, "%s", address);
     snprintf(lease->host, sizeof lease->host, "%s", host);
+    snprintf(lease->door, sizeof lease->door, "%s", door ? door : "");
     lease->port = message_number(message, "port", 1, 65535);
     lease->slots = message_number(message, "slots", 1, SLOTS_MAX);
     return lease->port > 0 && lease->slots > 0;

@@ -28,6 +28,7 @@ static const char default_servers[] = "localhost";
 static const char usage[] =
     "usage: gethost [--server S] [--type T] [--wait SECONDS] [--verbose] [--] COMMAND...\n"
     "       gethost [--server S] --jobs\n"
+    "       gethost --compiler-ids COMPILER...\n"
     "\n"
     "Run COMMAND, usually `distcc gcc ...`, on a CPU of the compile farm.\n"
     "\n"
@@ -36,6 +37,8 @@ static const char usage[] =
     "  --type T        use only hosts of this type\n"
     "  --wait SECONDS  compile here if no CPU becomes free within this time. Default: no limit\n"
     "  --jobs          print a good number of jobs for make -j\n"
+    "  --compiler-ids  print what tells equal compilers from others: id, name, version, target,\n"
+    "                  path and text, with tabs between; or why a compiler has no id\n"
     "  --verbose       say where the command runs and why, and show distcc's messages\n"
     "  --version, --help\n";
 
@@ -89,6 +92,8 @@ static void read_flag(struct options *options, const char *option)
         say_be_verbose();
     else if (!strcmp(option, "--jobs"))
         options->jobs = true;
+    else if (!strcmp(option, "--compiler-ids"))
+        options->compiler_ids = true;
     else if (!strcmp(option, "--help"))
         print_and_exit(usage);
     else if (!strcmp(option, "--version"))

@@ -9,6 +9,7 @@ struct options {
     const char *type;    /* of hosts; NULL: any */
     const char *wait_s;  /* a number; NULL: no limit */
     bool jobs;           /* print the number of jobs; there is no command then */
+    bool compiler_ids;   /* print the ids of the compilers that the command's words name */
     char **command;      /* the rest of argv */
 };
 

@@ -45,6 +45,13 @@ void request_add_compile(struct line *line, const struct request *request)
         line_add(line, "avoid", request->avoid);
     if (request->compiler)
         line_add(line, "compiler", request->compiler);
+    if (request->identity) {
+        line_add(line, "compiler_id", request->identity->id);
+        line_add(line, "compiler_name", request->identity->name);
+        line_add(line, "compiler_version", request->identity->version);
+        line_add(line, "compiler_target", request->identity->target);
+        line_add(line, "compiler_text", request->identity->text);
+    }
     if (request->source)
         line_add(line, "source", request->source);
     if (request->can_back_up)

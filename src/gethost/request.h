@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 
+#include "compiler.h"
 #include "line.h"
 
 struct request {
@@ -11,6 +12,7 @@ struct request {
     const char *type;    /* of the hosts; NULL: any */
     const char *wait_s;  /* the number that the user gave; NULL: no limit */
     const char *source, *compiler; /* NULL: unknown */
+    const struct compiler *identity; /* of the compiler; NULL: unknown */
     bool can_back_up;              /* a second run of the compile, a backup, is possible */
     char avoid[1024];              /* names of hosts not to use, separated by commas */
 };

@@ -68,7 +68,7 @@ static bool launch_backup(struct run *run, const struct lease *lease)
     run->backup = NO_ATTEMPT;
     run->backup.is_backup = run->backup.leaves_files = true;
     run->backup_was_stopped = false;
-    return argv && attempt_start(&run->backup, argv, lease, true);
+    return argv && attempt_start(&run->backup, argv, run->command->identity, lease, true);
 }
 
 /* Start the backup that the server offers, or decline it. */
@@ -299,7 +299,8 @@ struct outcome run_with_lease(char **argv, const struct command *command, struct
                       .holding = holding,
                       .first = NO_ATTEMPT,
                       .backup = NO_ATTEMPT};
-    if (!catch_signals() || !attempt_start(&run.first, argv, holding_lease(holding), keep_text))
+    if (!catch_signals() || !attempt_start(&run.first, argv, command->identity,
+                                           holding_lease(holding), keep_text))
         cannot_start(argv[0]);
     watch_attempts(&run);
     attempt_read_text(&run.first);

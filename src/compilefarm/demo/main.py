@@ -1,7 +1,7 @@
 """demo-farm: builds a C project on a whole farm on this machine, and shows what happened.
 
 The report at the end counts compiles on the farm from the record that host-server writes. It counts
-compiles on this machine with a script before the compiler (local_compiles.py).
+compiles on this machine with a script before gethost (local_compiles.py).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -140,7 +141,7 @@ class Demo:
     ) -> tuple[int, float]:
         """Run make with a progress bar; return its exit status and its duration in seconds."""
         make = ["make", f"-j{jobs}", "CC=gethost distcc gcc"]
-        if (self._local.directory / "g++").exists():
+        if shutil.which("g++", path=environment["PATH"]):
             make.append("CXX=gethost distcc g++")
         shown = shlex.join(make[:2]) + ' CC="gethost distcc gcc"'
         self._say(f"Building {project.name}: {shown}")
@@ -171,9 +172,10 @@ class Demo:
         """Return every attempt at a compile, on the farm and here; in seconds since its start."""
         with farm.record.open(newline="", encoding="utf-8", errors="replace") as record:
             on_the_farm = timeline.read_record(record)
+        compiled = [each.source for each in on_the_farm if each.kind == "done"]
         here = [
             (source, start - farm.started_at, end - farm.started_at)
-            for source, start, end in self._local.intervals()
+            for source, start, end in self._local.intervals(compiled)
         ]
         return on_the_farm + timeline.in_rows(here)
 

@@ -139,7 +139,7 @@ class Farm:
             "lacks": failures.lacks_over,
             "ask": probes.ask_again,
             "attach": returns.attach_time_over,
-            "hope": returns.hope_over,
+            "returns": returns.return_time_over,
             "tell": requests.long_enough_to_tell,
             "wait": requests.waited_enough,
         }

@@ -111,13 +111,13 @@ class Returns:
         """Expect hosts and leases to return: for now, no request is hopeless."""
         if turn.now - self._expected_until >= ATTACH_AGAIN_AFTER_S:
             self._expected_until = turn.now + ATTACH_WITHIN_S
-            self._timers.set(("hope", ""), self._expected_until)
+            self._timers.set(("returns", ""), self._expected_until)
 
     def expected(self, now: float) -> bool:
         """Whether hosts and leases may still return."""
         return now < self._expected_until
 
-    def hope_over(self, _: str, turn: Turn) -> None:
+    def return_time_over(self, _: str, turn: Turn) -> None:
         """Let requests be refused that no returned host can serve."""
         turn.choice_narrowed = True
 

@@ -2,8 +2,8 @@
 
 Others use `Learning` alone. Behind it are the kept compiles and the model of a compile
 (`observations`), host speeds (`host_speeds`, `speed_fit`) and past builds by directory
-(`build_history`, `clones`). Costs and speeds follow from the last few compiles of each file and of
-each host, so these compiles are all that must survive a restart.
+(`build_history`, `clones`). Costs follow from host speeds and from the last few compiles of each
+file. So these speeds and compiles are all that must survive a restart.
 
 Pure: times come in as arguments, nothing is opened, and `unsaved` hands out what should survive.
 Queries change nothing.
@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from compilefarm.core.learning.build_history import FILES_LIMIT, BuildHistory
-from compilefarm.core.learning.host_speeds import HostSpeeds
+from compilefarm.core.learning.host_speeds import HostSpeeds, SavedSpeed
 from compilefarm.core.learning.observations import Observation, is_plausible
 
 # Compiles that wait to be saved; beyond, the oldest are lost.
@@ -41,6 +41,7 @@ class Unsaved(NamedTuple):
     compiles: list[Compile]
     forgotten: list[tuple[str, str]]  # directory and source
     memory_mb: dict[str, float]  # that one compile needs, by directory
+    speeds: list[SavedSpeed]
 
 
 class Learning:
@@ -156,13 +157,28 @@ class Learning:
         """Return what was learned and forgotten since the last call."""
         compiles = list(self._unsaved)
         self._unsaved.clear()
-        return Unsaved(compiles, self._history.forgotten(), self._history.unsaved_memory())
+        return Unsaved(
+            compiles,
+            self._history.forgotten(),
+            self._history.unsaved_memory(),
+            self._speeds.unsaved(),
+        )
 
-    def restore(self, compiles: list[Compile], memory_mb: dict[str, float]) -> None:
-        """Learn again from saved compiles, oldest first; hosts may be declared later."""
+    def restore(
+        self,
+        compiles: list[Compile],
+        memory_mb: dict[str, float],
+        speeds: Iterable[SavedSpeed] = (),
+    ) -> None:
+        """Learn again from saved compiles, oldest first; hosts may be declared later.
+
+        A host with a saved speed has that speed; one without is fitted when it is declared.
+        """
         for each in compiles:
             if is_plausible(each.took_s):
                 self._speeds.remember(each.host)
                 self._record(each)
                 self._history.extend_last_build(each.directory, each.source)
         self._history.restore_memory(memory_mb)
+        for speed in speeds:
+            self._speeds.restore(speed)

@@ -26,8 +26,8 @@ SHORTEST_S, LONGEST_S = 1e-4, 86_400.0
 COMPILES_OF_FILE = 5
 # A fit of a host costs time in proportion to this number, and noise falls with its root.
 COMPILES_OF_HOST = 48
-# A compile further than this from the middle one of its file, in log time, counts as if it were
-# this far: it came out of a cache, or its machine was suspended meanwhile. 0.5 is a factor of 1.65.
+# In log time. A compile further than this from the middle one of its file counts as if it were this
+# far. It came out of a cache, or its machine was suspended meanwhile. 0.5 is a factor of 1.65.
 COST_OUTLIER = 0.5
 
 
@@ -95,8 +95,10 @@ class LearnedHost:
     is_declared: bool = True
     pinned: bool = False
     crowding_cost: float = 0.0
-    # How far `log_speed` is from `log_declared`, as it counts in the farm's average.
-    scale_offset: float = 0.0
+    # How far `log_speed` is from `log_declared`, as it counts in the farm's average; None: it does
+    # not count, as nothing was measured.
+    scale_offset: float | None = None
+    refits_left: int = 0  # without a new compile, because neighbours were declared
     # The estimates that `Learning` tells others. They follow the fit in steps worth a look.
     published_log_speed: float = 0.0
     published_crowding_cost: float = 0.0
