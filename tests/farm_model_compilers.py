@@ -56,6 +56,7 @@ class CompilersMachine(FarmMachine):
         for host, has in (("alder", GCCS[:2]), ("birch", GCCS[1:])):
             self.play(HostAdded(Declaration(host, slots=2), "127.0.0.1"))
             self.report_compilers(host, has)
+        self.play(HostAdded(Declaration("cedar", slots=2), "127.0.0.1"))
 
     # -- the model
 
@@ -123,8 +124,25 @@ class CompilersMachine(FarmMachine):
         """A host's agent connects, and will report its compilers later."""
         self.play(LoadReported(host, 3632, "127.0.0.1", Load(), has_agent=True))
 
-    @rule(count=st.integers(1, 4), compiler=compilers, backup=st.booleans())
-    def request_for_compiler(self, count: int, compiler: CompilerInfo, backup: bool) -> None:
+    @rule(host=hosts, reported=st.none() | lists)
+    def come_up(self, host: str, reported: tuple[CompilerInfo, ...] | None) -> None:
+        """A host joins with its compilers; without this rule, few hosts are up."""
+        self.play(HostAdded(Declaration(host, slots=2), "127.0.0.1"))
+        self.report_compilers(host, reported)
+
+    @rule(
+        count=st.integers(1, 4),
+        compiler=compilers,
+        backup=st.booleans(),
+        answers=st.lists(st.none() | st.sampled_from(FOUND), max_size=4),
+    )
+    def request_for_compiler(
+        self,
+        count: int,
+        compiler: CompilerInfo,
+        backup: bool,
+        answers: list[ProbedCompiler | None],
+    ) -> None:
         for _ in range(count):
             self.last_id += 1
             request = Request(
@@ -132,6 +150,8 @@ class CompilersMachine(FarmMachine):
             )
             self.waiting[request.id] = request
             self.play(RequestArrived(request))
+        for found in answers[: len(self.compiler_probes)]:
+            self.answer_compiler_probe(found)
 
     @rule(host=hosts, compiler=compilers)
     def attach_with_door(self, host: str, compiler: CompilerInfo) -> None:

@@ -200,6 +200,7 @@ class Hosts:
         if host is not None:
             self._doors.report(host, event.compilers, turn)
             self._leases.revoke_without_door(host, turn)
+            self._probes.ask(host, turn)
 
     def reports_ended(self, event: ReportsEnded, turn: Turn) -> None:
         """Give the host no leases while its load reporter is away, and revoke them if it stays."""
