@@ -1,7 +1,7 @@
 """The model of `farm_model.py` with compilers: what hosts reported, and what probes found there.
 
-A request that names a compiler may be granted on a host that has reported this compiler. It may also
-be granted on a host without an agent, if a probe has found one like it. The rule here is `same`.
+A request that names a compiler may be granted on a host that has reported this compiler. It may
+also be granted on a host without an agent, if a probe has found one like it. The rule is `same`.
 """
 
 from __future__ import annotations
