@@ -14,8 +14,8 @@ def lower_bound_s(costs_s: Iterable[float], speeds: Iterable[float], jobs: int) 
 
     It is the larger of two figures. One is all costs over the summed speed of the fastest `jobs`
     slots. The other is the largest, over all k, of the k largest costs over the summed speed of the
-    k fastest slots. If compiles could move between slots at any time, this would be the optimum. (E.
-    Horvath, S. Lam and R. Sethi, A Level Algorithm for Preemptive Scheduling, 1977.) No compile
+    k fastest slots. If compiles could move between slots at any time, this would be the optimum.
+    (E. Horvath, S. Lam and R. Sethi, A Level Algorithm for Preemptive Scheduling, 1977.) No compile
     runs on two slots at once.
     """
     costs = sorted(costs_s, reverse=True)
