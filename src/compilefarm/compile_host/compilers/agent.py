@@ -64,6 +64,8 @@ class CompilerAgent:
         self._workers = Workers(distccd) if distccd else None
         self._complain = complain
         self._inquiry: Inquiry | None = None
+        # The compilers and plain names that distccd knows; None if that is uncertain.
+        self._applied: tuple[tuple[Compiler, ...], dict[str, str | None]] | None = None
         self._looked_s = time.monotonic()
         self.offered: tuple[Compiler, ...] | None = None
         """The compilers that distccd runs now; None until the first look is complete."""
@@ -138,13 +140,15 @@ class CompilerAgent:
                 return
 
     def _apply(self) -> None:
-        offered = self._watch.offered()
-        changed = self._doors.open(offered, self._watch.plain)
+        wanted = self._watch.offered(), self._watch.plain
+        if wanted == self._applied:
+            return
+        self._applied = None
+        changed = self._doors.open(*wanted)
         if changed and self._workers:
             self._workers.outdate()
             self._workers.end_idle()
-        if offered != self.offered:
-            self.offered = offered
+        self.offered, self._applied = wanted[0], wanted
 
     def _say(self, line: str) -> None:
         if self._complain is not None:
