@@ -12,13 +12,13 @@ enum {
 };
 
 struct compiler {
-    char path[COMPILER_PATH_SIZE]; /* of its driver, absolute; empty if there is no such program */
-    char id[COMPILER_ID_SIZE];     /* equal for equal compilers only; empty: it has none */
-    char reason[REASON_SIZE];      /* why it has none, as a sentence */
+    char id[COMPILER_ID_SIZE]; /* equal for equal compilers only; empty: it has none */
+    char reason[REASON_SIZE];  /* why it has none, as a sentence */
     char name[COMPILER_FIELD_SIZE];    /* gcc, g++, clang or clang++, perhaps after a target */
     char version[COMPILER_FIELD_SIZE]; /* 12.2.0 */
     char target[COMPILER_FIELD_SIZE];  /* x86_64-linux-gnu */
     char text[COMPILER_TEXT_SIZE];     /* for people: gcc 12.2.0-14 (x86_64-linux-gnu) */
+    char path[COMPILER_PATH_SIZE]; /* of its driver, absolute; empty if there is no such program */
 };
 
 #endif

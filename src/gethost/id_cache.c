@@ -88,13 +88,9 @@ static uint64_t key_of(const char *word)
 
 bool id_cache_open(struct id_cache *cache, const char *word)
 {
-    char parent[CACHE_DIRECTORY_SIZE];
     cache->lock = -1;
     cache->key = key_of(word);
-    bool is_place = cache_directory(parent);
-    if (is_place)
-        snprintf(cache->directory, sizeof cache->directory, "%s/compilers", parent);
-    return is_place;
+    return cache_directory(cache->directory) && strcat(cache->directory, "/compilers");
 }
 
 static void path_of(const struct id_cache *cache, const char *suffix, char path[PATH_SIZE])
@@ -145,11 +141,10 @@ static bool read_compiler(char *line, struct compiler *compiler)
 /* A line about a file: is the file as it was? */
 static bool is_current(char *line)
 {
-    char path[COMPILER_PATH_SIZE];
-    struct stamp was = {.path = path};
-    if (!read_text(&line, path, sizeof path) || !*path)
+    char *path = next_word(&line);
+    if (!path || !*path || !unquote(path))
         return false;
-    was.exists = line != NULL;
+    struct stamp was = {.path = path, .exists = line != NULL};
     uint64_t size = 0, modified_ns = 0, changed_ns = 0;
     if (was.exists &&
         (!read_number(&line, &was.device) || !read_number(&line, &was.inode) ||
