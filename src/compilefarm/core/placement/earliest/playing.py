@@ -92,8 +92,6 @@ class Rest:
 
     def play(self, mode: Mode, give_up_at_s: float = math.inf) -> float:
         """Return when the build would end; from `give_up_at_s` on, one end is as bad as another."""
-        if self._last_end_s >= give_up_at_s:
-            return self._last_end_s
         situation = self.situation(0, mode)
         speeds, coming, longest_coming = self._speeds, self._coming, self._longest_coming
         free, running = self._free[:], self._running[:]
@@ -120,7 +118,7 @@ class Rest:
                     break
                 speed = situation.free_speed = speeds[index]
                 least_s = to_do_s(situation)
-                if now_s + least_s >= give_up_at_s:
+                if now_s + least_s >= give_up_at_s or situation.last_end_s >= give_up_at_s:
                     return give_up_at_s
                 picked = choose(situation, least_s)
                 if picked == WAIT:
@@ -134,8 +132,6 @@ class Rest:
                 power += speed
                 if end_s > situation.last_end_s:
                     situation.last_end_s = end_s
-                    if end_s >= give_up_at_s:
-                        return end_s
             if not running or (not waiting and came == files):
                 return situation.last_end_s
             before_s = now_s
