@@ -93,8 +93,6 @@ class Rest:
     # One loop: a step costs about a microsecond, and calls would add a third to that.
     def play(self, mode: Mode, give_up_at_s: float = math.inf) -> float:  # noqa: C901
         """Return when the build would end; from `give_up_at_s` on, one end is as bad as another."""
-        if self._last_end_s >= give_up_at_s:
-            return self._last_end_s
         situation = self.situation(0, mode)
         speeds, coming, longest_coming = self._speeds, self._coming, self._longest_coming
         free, running = self._free[:], self._running[:]
@@ -121,7 +119,7 @@ class Rest:
                     break
                 speed = situation.free_speed = speeds[index]
                 least_s = to_do_s(situation)
-                if now_s + least_s >= give_up_at_s:
+                if now_s + least_s >= give_up_at_s or situation.last_end_s >= give_up_at_s:
                     return give_up_at_s
                 picked = choose(situation, least_s)
                 if picked == WAIT:
@@ -135,8 +133,6 @@ class Rest:
                 power += speed
                 if end_s > situation.last_end_s:
                     situation.last_end_s = end_s
-                    if end_s >= give_up_at_s:
-                        return end_s
             if not running or (not waiting and came == files):
                 return situation.last_end_s
             before_s = now_s
