@@ -19,7 +19,7 @@ import heapq
 from dataclasses import dataclass, field
 from itertools import count
 
-from compilefarm.core.model import Host, Lease, Outcome, Request, Signature
+from compilefarm.core.model import Host, Lease, Outcome, Request, Restriction, Signature
 from compilefarm.core.placement.policy import HostUse, WithoutBackups
 from compilefarm.core.placement.tiers import tier_of
 
@@ -107,7 +107,7 @@ class TierPolicy(WithoutBackups):
         self._groups: dict[Signature, _Group] = {}
         self._group_of: dict[str, Signature] = {}
         # Requests of one restriction wait in one line, in the order of arrival.
-        self._queues: dict[tuple[str, str, frozenset[str]], dict[int, Request]] = {}
+        self._queues: dict[Restriction, dict[int, Request]] = {}
         self._serial = count()
 
     def host_changed(self, host: Host, now: float) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Collection
 from heapq import heappop, heappush
 from itertools import count
 
-from compilefarm.core.model import Request
+from compilefarm.core.model import Request, Restriction
 from compilefarm.core.placement.earliest.active_builds import ActiveBuilds
 from compilefarm.core.placement.earliest.builds import Build, BuildKey
 from compilefarm.core.placement.earliest.leases import Leases
@@ -28,8 +28,6 @@ from compilefarm.core.placement.earliest.turns import (
     Entry,
     Turns,
 )
-
-Restriction = tuple[str, str, frozenset[str]]
 
 
 class _QueuesOfBuild:
