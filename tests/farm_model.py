@@ -168,7 +168,7 @@ class FarmMachine(RuleBasedStateMachine):
         self.leased: dict[int, str] = {}
         self.backups: dict[int, tuple[str, int]] = {}  # host, and the backup's number
         self.answered: set[int] = set()
-        self.probes: list[str] = []
+        self.probes: list[tuple[str, str]] = []
         self.draining: set[str] = set()
         self.hopes_until = -1e9
 
@@ -240,8 +240,8 @@ class FarmMachine(RuleBasedStateMachine):
                 case DropBackup(lease, reason):
                     assert reason
                     assert self.backups.pop(lease.id) == (lease.host.name, lease.attempt)
-                case Probe(name, _, _):
-                    self.probes.append(name)
+                case Probe(name, _, _, compiler):
+                    self.probes.append((name, compiler))
                 case DrainEnded(name, _, _):
                     self.draining.discard(name)
 
@@ -328,9 +328,10 @@ class FarmMachine(RuleBasedStateMachine):
         self.play(WatcherEnded(host, watcher))
 
     @precondition(lambda self: self.probes)
-    @rule(answered=st.booleans())
-    def answer_probe(self, answered: bool) -> None:
-        self.play(HostProbed(self.probes.pop(0), answered))
+    @rule(answered=st.booleans(), compiled=st.booleans())
+    def answer_probe(self, answered: bool, compiled: bool) -> None:
+        name, compiler = self.probes.pop(0)
+        self.play(HostProbed(name, answered, answered and compiled, compiler))
 
     @rule(
         count=st.integers(1, 6),

@@ -111,8 +111,8 @@ class Farmyard:
                     self.backups[lease.id] = lease
                 case DropBackup(lease, _):
                     del self.backups[lease.id]
-                case Probe(name, _, _) if self._answers_probes:
-                    self.play(HostProbed(name, answered=True))
+                case Probe(name, _, _, compiler) if self._answers_probes:
+                    self.play(HostProbed(name, True, compiled=True, compiler=compiler))
         self.farm.check()
         return effects
 

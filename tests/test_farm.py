@@ -9,6 +9,7 @@ from farmyard import ADDRESS, PORT, Farmyard, tier_yard
 
 from compilefarm.core.events import (
     BackupEnded,
+    CompileJudged,
     CompilerProbed,
     CompilersReported,
     EarlierLife,
@@ -50,6 +51,7 @@ EVENTS: dict[type, Event] = {
         LeaseAttached(Request(11), "desk1", PORT, 1.0),
         RequestEnded(1, Outcome()),
         BackupEnded(1, 1, Outcome()),
+        CompileJudged("desk1", "gcc", "", "a.c", "/ann", "b", 1, 0),
         TimePassed(),
     )
 }

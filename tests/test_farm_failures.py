@@ -6,14 +6,9 @@ import pytest
 from farmyard import DONE, FAILED, Farmyard, tier_yard
 
 from compilefarm.core.events import HostProbed
-from compilefarm.core.farm.failures import (
-    DOUBTS_TO_LACK,
-    EXIT_COMPILER_MISSING,
-    LACKS_FOR_S,
-    PARDON_TIMES,
-    QUARANTINE_LIMIT_S,
-    QUARANTINE_S,
-)
+from compilefarm.core.farm.closures import LACKS_FOR_S
+from compilefarm.core.farm.failures import EXIT_COMPILER_MISSING
+from compilefarm.core.farm.quarantine import PARDON_TIMES, QUARANTINE_LIMIT_S, QUARANTINE_S
 from compilefarm.core.model import Outcome
 
 
@@ -22,11 +17,29 @@ def yard() -> Farmyard:
     return tier_yard()
 
 
-def test_a_failed_host_is_quarantined_and_comes_back_when_it_answers(yard: Farmyard) -> None:
+def dies(yard: Farmyard, name: str = "desk1") -> None:
+    """Let a compile fail, and the host not answer the probe that follows."""
+    yard.compiles(FAILED, took_s=0)
+    assert yard.probed() == [name]
+    yard.play(HostProbed(name, False))
+
+
+def test_a_failed_host_is_probed_at_once(yard: Farmyard) -> None:
     yard.joins("desk1", power_index=9.0)
     yard.joins("desk2")
     assert yard.compiles(FAILED) == "desk1"
-    assert yard.compiles(took_s=0) == "desk2"
+    assert yard.probed() == ["desk1"]
+    assert yard.compiles(took_s=0) == "desk2", "the host is held back from the builder meanwhile"
+    assert yard.is_up("desk1")
+
+
+def test_a_host_that_does_not_answer_is_quarantined_until_it_does(yard: Farmyard) -> None:
+    yard.joins("desk1", power_index=9.0)
+    yard.joins("desk2")
+    yard.compiles(FAILED)
+    assert yard.probed() == ["desk1"]
+    yard.play(HostProbed("desk1", False))
+    assert yard.compiles(took_s=0, builder="b2") == "desk2"
     assert "desk1: quarantined" in yard.noted()
     yard.passes(QUARANTINE_S)
     assert yard.probed() == ["desk1"]
@@ -37,8 +50,7 @@ def test_a_failed_host_is_quarantined_and_comes_back_when_it_answers(yard: Farmy
 
 def test_each_failure_in_a_row_doubles_the_quarantine(yard: Farmyard) -> None:
     yard.joins()
-    yard.joins("desk2")
-    yard.compiles(FAILED)
+    dies(yard)
     pauses = []
     for _ in range(9):
         began = yard.now
@@ -58,20 +70,24 @@ def test_compiles_that_fail_together_count_as_one_failure(yard: Farmyard) -> Non
     yard.passes(1.0)
     for number in numbers:
         yard.end(number, FAILED)
+        if yard.probed():
+            yard.play(HostProbed("desk1", False))
         yard.passes(0.1)
     assert desk.failures == 1
 
 
 def test_successes_over_a_time_pardon_a_failure(yard: Farmyard) -> None:
     desk = yard.joins()
-    yard.compiles(FAILED)
+    dies(yard)
     yard.passes(QUARANTINE_S)
     yard.play(HostProbed("desk1", True))
-    yard.compiles(Outcome(exit=0))
+    yard.compiles(DONE)
     assert desk.failures == 1, "one compile says little"
     yard.passes(PARDON_TIMES * QUARANTINE_S)
     assert desk.failures == 1, "and the time alone says nothing"
-    yard.compiles(Outcome(exit=1))  # an error in the source is the compiler's good work
+    yard.compiles(Outcome(exit=1))
+    assert desk.failures == 1, "nor does an error"
+    yard.compiles(DONE)
     assert desk.failures == 0
 
 
@@ -81,7 +97,7 @@ def test_a_host_that_comes_and_goes_is_quarantined_longer_each_time(yard: Farmya
     pauses = []
     for _ in range(8):
         began = yard.now
-        yard.compiles(FAILED, took_s=0)
+        dies(yard)
         while not (probed := yard.probed()):
             deadline = yard.farm.next_deadline()
             assert deadline
@@ -96,16 +112,18 @@ def test_a_host_that_comes_and_goes_is_quarantined_longer_each_time(yard: Farmya
 
 def test_a_builder_that_reaches_no_host_does_not_idle_the_farm(yard: Farmyard) -> None:
     desk = yard.joins(slots=2)
-    yard.compiles(FAILED, builder="cut-off")
-    yard.passes(QUARANTINE_S)
-    yard.play(HostProbed("desk1", True, compiled=True))
-    yard.compiles(builder="desk9")
-    for _ in range(3):
-        yard.compiles(FAILED, builder="cut-off")
+    for number in range(3):
+        yard.compiles(FAILED, source=f"{number}.c", builder="cut-off")
+        yard.play(HostProbed("desk1", True, compiled=True))
         assert yard.is_up()
-    assert "fails for builder cut-off, but not for others" in yard.noted()
-    assert desk.failures == 1
+        yard.compiles(builder="desk9")
+        yard.passes(QUARANTINE_LIMIT_S)
+    assert "builder cut-off cannot use this host, although the server can" in yard.noted()
+    assert desk.failures == 0
+    yard.compiles(FAILED, source="4.c", builder="cut-off")
+    yard.play(HostProbed("desk1", True, compiled=True))
     yard.compiles(FAILED, builder="desk9")
+    yard.play(HostProbed("desk1", True, compiled=True))
     assert not yard.is_up()
 
 
@@ -124,6 +142,7 @@ def test_a_host_that_is_added_again_is_believed(yard: Farmyard) -> None:
     old = [yard.ask() for _ in range(3)]
     yard.passes(1.0)
     yard.end(old[0], FAILED)
+    yard.play(HostProbed("desk1", False))
     assert not yard.is_up()
     yard.joins(slots=3)
     yard.end(old[1], FAILED)
@@ -150,11 +169,9 @@ def test_a_host_that_answers_and_fails_lacks_the_compiler(yard: Farmyard) -> Non
     """A distccd that may not run a compiler fails as a dead one does, but it answers."""
     desk = yard.joins()
     yard.joins("desk2", power_index=0.5)
-    for _ in range(DOUBTS_TO_LACK):
-        assert yard.compiles(FAILED, compiler="clang") == "desk1"
-        yard.passes(QUARANTINE_LIMIT_S)
-        assert set(yard.probed()) == {"desk1"}
-        yard.play(HostProbed("desk1", True))
+    assert yard.compiles(FAILED, compiler="clang") == "desk1"
+    assert yard.probed() == ["desk1"]
+    yard.play(HostProbed("desk1", True, compiler="clang"))
     assert desk.lacks == {"clang"}
     assert yard.compiles(compiler="gcc") == "desk1"
     assert yard.compiles(compiler="clang") == "desk2"

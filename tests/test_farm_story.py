@@ -12,14 +12,15 @@ from compilefarm.core.events import (
     Event,
     HostAdded,
     HostNoted,
+    HostProbed,
     HostRemoved,
     LoadReported,
     RequestArrived,
     TimePassed,
 )
 from compilefarm.core.farm import story as story_module
-from compilefarm.core.farm.failures import QUARANTINE_S
 from compilefarm.core.farm.farm import Farm
+from compilefarm.core.farm.quarantine import QUARANTINE_S
 from compilefarm.core.farm.story import (
     ATTEMPTS_KEPT,
     EVENTS_KEPT,
@@ -116,12 +117,14 @@ def test_a_host_has_the_changes_of_its_state(yard: Farmyard) -> None:
     yard.joins()
     yard.passes(3600.0)
     yard.compiles(FAILED)
+    yard.play(HostProbed("desk1", False))
     yard.passes(QUARANTINE_S)
     yard.play(HostRemoved("desk1", PORT))
     notes = yard.farm.story.about_host("desk1")
     assert [(note.first - 100.0, note.text.split(",")[0]) for note in notes] == [
         (0.0, "up"),
-        (3601.0, "a compile failed there: 116"),
+        (3601.0, "a compile of b failed there: exit 116"),
+        (3601.0, "does not answer"),
         (3601.0, "quarantined"),
         (3601.0 + QUARANTINE_S, "away"),
     ]

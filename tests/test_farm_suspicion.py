@@ -6,7 +6,7 @@ import pytest
 from farmyard import PORT, Farmyard, tier_yard
 
 from compilefarm.core.events import HostProbed, Probe
-from compilefarm.core.farm.failures import QUARANTINE_S
+from compilefarm.core.farm.quarantine import QUARANTINE_S
 from compilefarm.core.farm.suspicion import (
     EXPECTED_LEAST_S,
     TIMES_EXPECTED,

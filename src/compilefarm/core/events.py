@@ -107,11 +107,12 @@ class WatcherEnded(NamedTuple):
 
 
 class HostProbed(NamedTuple):
-    """The result of a `Probe`. `compiled`: the host compiled an empty file."""
+    """The result of a `Probe` with that compiler. `compiled`: the host compiled an empty file."""
 
     name: str
     answered: bool
     compiled: bool = False
+    compiler: str = ""
 
 
 class CompilerProbed(NamedTuple):
@@ -161,6 +162,24 @@ class BackupEnded(NamedTuple):
     outcome: Outcome
 
 
+class CompileJudged(NamedTuple):
+    """A compile ended on its builder that had not ended well on a host.
+
+    `door` is as in `Lease`. `remote_exit` is the status of the host's compile, and `local_exit` of
+    the builder's. `reason` says why the host's object was no good; empty if there was none.
+    """
+
+    host: str
+    compiler: str
+    door: str
+    source: str
+    directory: str
+    builder: str
+    remote_exit: int
+    local_exit: int
+    reason: str = ""
+
+
 class TimePassed(NamedTuple):
     """Time passed, and nothing else happened."""
 
@@ -182,6 +201,7 @@ Event = (
     | LeaseAttached
     | RequestEnded
     | BackupEnded
+    | CompileJudged
     | TimePassed
 )
 

@@ -62,7 +62,7 @@ def offer_slots(host: Host) -> None:
 
 
 def state_of(host: Host) -> tuple[State, str]:
-    """Return a host's state, and the reason for it; "" where it is up with all its slots."""
+    """Return a host's state, and the reason for it; "" where it is up and nothing is held back."""
     if host.drain_until is not None:
         return State.DRAINING, "leaves when its last compile has ended"
     if host.owner_since is not None and not (host.added and host.mode is Mode.PROPORTIONAL):
@@ -78,7 +78,9 @@ def state_of(host: Host) -> tuple[State, str]:
     if host.quarantined:
         times = "once" if host.failures == 1 else f"{host.failures} times lately"
         return State.QUARANTINED, f"failed {times}; it is probed before it is used again"
-    return State.UP, _why_fewer_slots(host) if host.slots < host.capacity else ""
+    reasons = [_why_fewer_slots(host)] if host.slots < host.capacity else []
+    reasons += [closure.reason for closure in host.closures.values()]
+    return State.UP, "; ".join(reasons)
 
 
 def _why_fewer_slots(host: Host) -> str:

@@ -82,6 +82,42 @@ class State(Enum):
     QUARANTINED = "quarantined"  # failed a compile; its next probe decides
 
 
+@dataclass(frozen=True, slots=True)
+class Closure:
+    """A closed door of a host: until when, and why. `by_id`: the host's agent reported the door.
+
+    `compiler` is its name as the builder called it.
+    """
+
+    until: float
+    door: str
+    by_id: bool
+    compiler: str
+    reason: str
+    builder: str = ""  # the only one with evidence against the door; empty: there are others
+
+
+@dataclass(slots=True)
+class Differing:
+    """What speaks against a door that is open: commands whose builders got another answer.
+
+    `commands` has the time of each, by builder, directory and source. `successes` counts the
+    compiles that the host did meanwhile.
+    """
+
+    commands: dict[tuple[str, str, str], float] = field(default_factory=dict)
+    successes: int = 0
+
+
+@dataclass(slots=True)
+class Trial:
+    """A probe because compiles failed: when it began, for which compiler, and these requests."""
+
+    began: float
+    compiler: str
+    failed: list[Request] = field(default_factory=list)
+
+
 @dataclass(slots=True, eq=False)
 class Host:
     """A compile host: its declarations, its reports, its slots and its state.
@@ -132,13 +168,16 @@ class Host:
 
     failures: int = 0  # not yet forgotten; failures at the same time count as one
     failed_at: float = -math.inf
-    failed_builder: str = ""  # of the last failure that counted
-    well_for_others: bool = False  # since then, compiles of other builders succeeded
     vouched_at: float = -math.inf  # when it last answered a probe although no compile ended
-    failed_compiler: str = ""  # of the last failure
-    # By compiler: how often a compile failed although the host then answered its probe.
-    doubts: dict[str, int] = field(default_factory=dict)
-    lacks: frozenset[str] = frozenset()  # compilers that it was found to lack
+    # The latest compiler that it was probed with because a compile failed: as it was sent, and as
+    # the builder called it.
+    probe_with: tuple[str, str] = ("", "")
+    trials: dict[str, Trial] = field(default_factory=dict)  # such probes, by that compiler as sent
+    # Builders whose compiles failed there although a probe went well, and when they did so last.
+    failing: dict[str, float] = field(default_factory=dict)
+    differing: dict[str, Differing] = field(default_factory=dict)  # by door, or compiler's name
+    closures: dict[str, Closure] = field(default_factory=dict)  # by the same
+    lacks: frozenset[str] = frozenset()  # of these, compilers without an id
 
     # The compilers that its agent reported; None: it has no agent.
     agent_compilers: tuple[CompilerInfo, ...] | None = None
@@ -316,6 +355,7 @@ class Outcome:
 
     `exit` is the exit status; None if the connection closed without a message. `failed` says that
     the host did not do its work. `wall_s` is the compile's time, `cpu_s` the builder's CPU time.
+    `verdict_later`: the builder doubts the result, and compiles the file once more.
     """
 
     exit: int | None = None
@@ -324,3 +364,9 @@ class Outcome:
     cpu_s: float | None = None
     reason: str = ""
     ending: Ending = Ending.BY_ITSELF
+    verdict_later: bool = False
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the host did its work, as far as its builder knows."""
+        return self.exit == 0 and not self.failed and not self.verdict_later

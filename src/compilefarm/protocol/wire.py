@@ -165,6 +165,13 @@ def _escaped(text: str) -> str:
     )
 
 
+def printable(text: str) -> str:
+    """Return a text from the wire for a log or a reason: no control characters, on one line."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
+
+
 class LineSplitter:
     """Splits a stream of bytes into lines, however the bytes are cut.
 

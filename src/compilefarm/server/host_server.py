@@ -43,6 +43,7 @@ from compilefarm.core.placement.policy import Policy
 from compilefarm.core.snapshot import snapshot_in_pieces
 from compilefarm.protocol.farm_json import FarmSnapshot, Snapshot
 from compilefarm.protocol.hosts_info import parse_hosts_info
+from compilefarm.protocol.wire import printable
 from compilefarm.server.access import (
     COMPILERS_PER_ADDRESS,
     CONNECTIONS_PER_ADDRESS,
@@ -175,7 +176,7 @@ class HostServer:
     def refused(self, sender: str, reason: str) -> None:
         """Log that a sender was refused, once per sender and minute."""
         if self._complaints.note(sender, self._loop.time()):
-            log.warning("refused %s: %s", sender, reason)
+            log.warning("refused %s: %s", sender, printable(reason))
 
     # -- effects
 
@@ -242,7 +243,7 @@ class HostServer:
         elif isinstance(asked, ProbeCompiler):
             self.happen(CompilerProbed(asked.name, asked.compiler, found.compiler))
         else:
-            self.happen(HostProbed(asked.name, found.answered, found.compiled))
+            self.happen(HostProbed(asked.name, found.answered, found.compiled, asked.compiler))
 
     def _drain_ended(self, effect: DrainEnded) -> None:
         for end in self._drains.pop(effect.name, []):
@@ -250,7 +251,7 @@ class HostServer:
                 end.set_result(effect)
 
     def _host_noted(self, effect: HostNoted) -> None:
-        log.info("host %s: %s", effect.name, effect.text)
+        log.info("host %s: %s", printable(effect.name), printable(effect.text))
 
     def _availability_changed(self, effect: AvailabilityChanged) -> None:
         if self.write_behind is not None:

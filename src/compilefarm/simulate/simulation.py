@@ -279,8 +279,8 @@ class Simulation:
         host, port = machine.declaration.host, machine.declaration.port or DISTCCD_PORT
         self._handle(LoadReported(host, port, host, machine.report(self.now)))
 
-    def _answer_probe(self, host: str) -> None:
-        self._handle(HostProbed(host, True))
+    def _answer_probe(self, host: str, compiler: str) -> None:
+        self._handle(HostProbed(host, True, compiled=True, compiler=compiler))
 
     # -- the farm's effects
 
@@ -304,8 +304,8 @@ class Simulation:
                 case Refuse(number, _):
                     compiled = self._compiles.pop(number)
                     self._at(self.now + compiled.file.cost_s, partial(self._end_local, compiled))
-                case Probe(name, _, _):
-                    self._at(self.now, partial(self._answer_probe, name))
+                case Probe(name, _, _, compiler):
+                    self._at(self.now, partial(self._answer_probe, name, compiler))
                 case Revoke(number, reason):
                     raise AssertionError(f"no host is lost here, but {number}: {reason}")
 

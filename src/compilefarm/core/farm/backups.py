@@ -62,6 +62,8 @@ class Backups:
         backup = self.backups.get(event.id)
         if backup is not None and backup.attempt == event.attempt:
             del self.backups[event.id]
+            if event.outcome.failed:
+                backup.request.avoid |= {backup.host.name}
             self.end(backup, event.outcome, turn)
 
     def first_attempt_ended(self, id: int, turn: Turn) -> None:

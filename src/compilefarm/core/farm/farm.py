@@ -13,7 +13,9 @@ from the top to the bottom; each knows only parts below it:
     leases               first attempts begin, end and are revoked
     backups              second attempts begin, and end at any time
     slots                what both kinds of lease do to their host
-    failures suspicion   hosts that fail compiles; hosts on which no compile ends
+    failures suspicion   who is to blame for failures; hosts on which no compile ends
+    commands holds       commands that fail everywhere; hosts held back from one builder
+    quarantine closures  hosts that no builder may use; compilers that a host gets no compiles for
     compiler_probes      which compilers the hosts without an agent have
     demand               which compilers builders ask for, and why they do not get them
     doors                which compilers each host has, and which of them are of use
@@ -32,6 +34,7 @@ from typing import Any
 
 from compilefarm.core.events import (
     BackupEnded,
+    CompileJudged,
     CompilerProbed,
     CompilersReported,
     EarlierLife,
@@ -53,12 +56,14 @@ from compilefarm.core.events import (
 )
 from compilefarm.core.farm.backups import Backups
 from compilefarm.core.farm.check import check_hosts, check_leases
+from compilefarm.core.farm.closures import Closures
 from compilefarm.core.farm.compiler_probes import CompilerProbes
 from compilefarm.core.farm.demand import Demand
 from compilefarm.core.farm.doors import Doors
 from compilefarm.core.farm.failures import Failures
 from compilefarm.core.farm.hosts import Hosts
 from compilefarm.core.farm.leases import Leases
+from compilefarm.core.farm.quarantine import Quarantine
 from compilefarm.core.farm.requests import Requests
 from compilefarm.core.farm.returns import Returns
 from compilefarm.core.farm.roster import Roster
@@ -91,14 +96,16 @@ class Farm:
         self.doors = doors = Doors(roster)
         probes = self._probes = CompilerProbes(timers, roster, doors)
         self.demand = demand = Demand(roster)
-        failures = Failures(roster, timers, totals)
+        quarantine = Quarantine(roster, timers)
+        closures = Closures(roster, timers, doors)
+        failures = Failures(roster, quarantine, closures, totals)
         suspicion = Suspicion(policy, timers)
         slots = Slots(roster, failures, suspicion)
         backups = self._backups = Backups(policy, slots, totals)
         leases = Leases(policy, slots, backups, totals)
         returns = Returns(policy, timers, roster, leases, totals)
         requests = self._requests = Requests(
-            policy, timers, leases, backups, returns, probes, demand, totals
+            policy, timers, leases, backups, returns, probes, demand, failures, totals
         )
         hosts = Hosts(timers, roster, leases, doors, probes, failures, suspicion, returns)
 
@@ -108,7 +115,7 @@ class Farm:
         self.leases: dict[int, Lease] = leases.leases
         self.backups: dict[int, Lease] = backups.backups  # of these, by the same ids
 
-        # A dictionary, because a `match` would try up to 17 types, one after the other.
+        # A dictionary, because a `match` would try up to 18 types, one after the other.
         self._handlers: dict[type, Callable[[Any, Turn], None]] = {
             HostsListed: hosts.listed,
             EarlierLife: returns.earlier_life,
@@ -126,6 +133,7 @@ class Farm:
             LeaseAttached: returns.attached,
             RequestEnded: requests.ended,
             BackupEnded: backups.ended,
+            CompileJudged: failures.judged,
             TimePassed: self._time_passed,
         }
         # By the first part of a timer's key; the second part is a host's name or a request's id.
@@ -135,8 +143,8 @@ class Farm:
             "drain": hosts.drain_over,
             "unwatched": hosts.unwatched_for_too_long,
             "suspect": hosts.maybe_suspect,
-            "probation": failures.probation_over,
-            "lacks": failures.lacks_over,
+            "probation": quarantine.over,
+            "lacks": closures.opening_due,
             "ask": probes.ask_again,
             "attach": returns.attach_time_over,
             "returns": returns.return_time_over,

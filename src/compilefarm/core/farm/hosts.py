@@ -199,6 +199,7 @@ class Hosts:
         host = self._roster.hosts.get(event.name)
         if host is not None:
             self._doors.report(host, event.compilers, turn)
+            self._failures.compilers_reported(host, turn)
             self._leases.revoke_without_door(host, turn)
             self._probes.ask(host, turn)
 
@@ -274,12 +275,12 @@ class Hosts:
     # -- probes
 
     def probed(self, event: HostProbed, turn: Turn) -> None:
-        """Apply a probe's result, to a quarantined host or to a suspect."""
+        """Apply a probe's result: after a failed compile, in quarantine, or of a suspect."""
         host = self._roster.hosts.get(event.name)
         if host is None:
             return
-        if host.quarantined:
-            self._failures.quarantined_host_probed(host, event, turn)
+        if host.quarantined or event.compiler in host.trials:
+            self._failures.probed(host, event, turn)
             self._probes.ask(host, turn)
         elif event.answered:
             host.vouched_at = turn.now

@@ -16,6 +16,7 @@ from compilefarm.core.events import Grant, Refuse, RequestArrived, RequestEnded,
 from compilefarm.core.farm.backups import Backups
 from compilefarm.core.farm.compiler_probes import CompilerProbes
 from compilefarm.core.farm.demand import Demand
+from compilefarm.core.farm.failures import Failures
 from compilefarm.core.farm.leases import Leases
 from compilefarm.core.farm.returns import Returns
 from compilefarm.core.farm.totals import Totals
@@ -23,6 +24,7 @@ from compilefarm.core.farm.turn import Turn
 from compilefarm.core.model import Lease, Request, State
 from compilefarm.core.placement.policy import Policy
 from compilefarm.core.timers import Timers
+from compilefarm.protocol.wire import printable
 
 # A policy may gather requests for some milliseconds. A client is told that it waits only after
 # this time, when it really waits.
@@ -41,6 +43,7 @@ class Requests:
         returns: Returns,
         probes: CompilerProbes,
         demand: Demand,
+        failures: Failures,
         totals: Totals,
     ) -> None:
         self.waiting: dict[int, Request] = {}
@@ -51,6 +54,7 @@ class Requests:
         self._returns = returns
         self._probes = probes
         self._demand = demand
+        self._failures = failures
         self._totals = totals
 
     # -- events
@@ -61,6 +65,13 @@ class Requests:
         assert request.id not in self.waiting, "a request's id was used before"
         assert request.id not in self._leases.leases, "a request's id was used before"
         request.arrived = turn.now
+        if self._failures.commands.stays_home(request, turn.now):
+            reason = f"{printable(request.source)} compiles only on its builder"
+            turn.withdrawn.append((request, reason))
+            self._answer_no(request, reason, turn)
+            return
+        if held := self._failures.holds.held(request, turn.now):
+            request.avoid |= held
         self.waiting[request.id] = turn.arrived = request
         if request.returning:
             self._returns.expect(turn)
@@ -105,12 +116,22 @@ class Requests:
                 return
             request, host = choice
             assert host.state is State.UP, "a lease on a host that is not up"
+            if self._failures.holds.is_held(request, host.name, now):
+                self._queue_anew(request, turn)
+                continue
             lease = Lease(request, host, host.take_slot(), now, door=request.door_on(host))
             self._totals.granted += 1
             self._demand.granted(request)
             self._forget(request, turn)
             self._leases.begin(lease, turn)
             turn.effects.append(Grant(lease))
+
+    def _queue_anew(self, request: Request, turn: Turn) -> None:
+        """Queue a request anew that waited while hosts were held back from its builder."""
+        self._policy.withdrawn(request, turn.now)
+        request.avoid |= self._failures.holds.held(request, turn.now)
+        self._policy.arrived(request, turn.now)
+        turn.choice_narrowed = True
 
     def answer(self, turn: Turn) -> None:
         """Refuse the requests that are left and cannot wait; tell others that they wait."""
@@ -155,6 +176,9 @@ class Requests:
 
     def _refuse(self, request: Request, reason: str, turn: Turn) -> None:
         self._withdraw(request, reason, turn)
+        self._answer_no(request, reason, turn)
+
+    def _answer_no(self, request: Request, reason: str, turn: Turn) -> None:
         self._totals.refused += 1
         self._demand.refused(request)
         turn.effects.append(Refuse(request.id, reason))

@@ -44,10 +44,12 @@ class Slots:
         turn.effects.append(LeaseEnded(lease, outcome, turn.now))
         if outcome.failed and not lease.disturbed:
             self._failures.compile_failed(lease, outcome, turn)
-        elif outcome.exit is not None:  # a source error also counts: the host did its work
+        elif outcome.exit is not None:
+            # With an error, the host or the source may be at fault: that says nothing yet.
             host.compiles += 1
-            self._suspicion.compile_ended(lease, turn)
-            if host.failures or host.doubts:
+            host.last_end = turn.now
+            if outcome.is_success:
+                self._suspicion.compile_succeeded(lease, turn)
                 self._failures.compile_succeeded(lease, turn)
 
     def last_lease_ended(self, host: Host, turn: Turn) -> None:

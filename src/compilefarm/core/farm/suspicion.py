@@ -48,9 +48,8 @@ class Suspicion:
         """Stop watching a host that has no lease any more."""
         self._timers.clear(("suspect", host.name))
 
-    def compile_ended(self, lease: Lease, turn: Turn) -> None:
+    def compile_succeeded(self, lease: Lease, turn: Turn) -> None:
         """Learn the typical time from a compile that a host did."""
-        lease.host.last_end = turn.now
         took_s = turn.now - lease.granted
         if self._typical_s is None:
             self._typical_s = took_s

@@ -86,6 +86,7 @@ def outcome_of(message: Message) -> Outcome:
         wall_s=message.optional_number("wall_s", high=DAY_S),
         cpu_s=message.optional_number("cpu_s", high=DAY_S),
         reason=message.text("reason")[:200],
+        verdict_later=message.verb == "done" and message.text("verdict") == "later",
     )
 
 

@@ -2,11 +2,22 @@
 
 A lease lasts until its connection closes, so a client that is killed gives its slot back. While the
 compile runs, it may have a backup too; messages about a backup carry the backup's id.
+
+A client that doubts the result of its compile says so in `done`. The lease is over then, but the
+connection stays open for the client's verdict, for `VERDICT_WITHIN_S` at most.
 """
 
 from __future__ import annotations
 
-from compilefarm.core.events import BackupEnded, LeaseAttached, RequestArrived, RequestEnded
+import asyncio
+
+from compilefarm.core.events import (
+    BackupEnded,
+    CompileJudged,
+    LeaseAttached,
+    RequestArrived,
+    RequestEnded,
+)
 from compilefarm.core.model import Ending, Lease, Outcome, Request
 from compilefarm.protocol.compilers import DOOR_LIMIT, wanted_compiler_of
 from compilefarm.protocol.wire import Message, WireError, encoded
@@ -19,6 +30,10 @@ from compilefarm.server.connections.message_fields import (
     wrong_verb,
 )
 from compilefarm.server.host_server import HostServer
+
+# A local compile may wait for its turn among many, and then take long.
+VERDICT_WITHIN_S = 3600.0
+REASON_LIMIT = 200
 
 _SILENT_END = Outcome()
 _GIVEN_UP = Outcome(reason="the client gave it up", ending=Ending.GIVEN_UP)
@@ -33,6 +48,9 @@ class RequestConnection(LineConnection):
         super().__init__(server)
         self._id = 0  # the request's; 0 while there is none
         self._waits = False
+        # After `done` with `verdict=later`: what the verdict is about, and the end of waiting.
+        self._doubted: CompileJudged | None = None
+        self._verdict_due: asyncio.TimerHandle | None = None
 
     # -- from the client
 
@@ -40,6 +58,8 @@ class RequestConnection(LineConnection):
         """See `LineConnection`."""
         if message.verb == "request" and not self._id:
             self._ask(message)
+        elif self._verdict_due is not None:
+            self._judge(message)
         elif message.verb in ("done", "failed", "dropped") and self._id:
             self._attempt_ended(message)
         elif message.verb == "attach" and not self._id:
@@ -54,6 +74,8 @@ class RequestConnection(LineConnection):
         """See `LineConnection`."""
         if self._waits:
             self._waits_no_more()
+        if self._verdict_due is not None:
+            self._verdict_due.cancel()
         self._end(_SILENT_END)
 
     def _ask(self, message: Message) -> None:
@@ -127,13 +149,49 @@ class RequestConnection(LineConnection):
         """Act on the end of an attempt: the compile's first one, or a backup."""
         attempt = _attempt_of(message.text("id"))
         if message.verb == "done" or (message.verb == "failed" and not attempt):
-            self._end(outcome_of(message), attempt)
-            self.close()
+            outcome = outcome_of(message)
+            if outcome.verdict_later:
+                self._await_verdict(outcome, attempt)
+            self._end(outcome, attempt)
+            if not outcome.verdict_later:
+                self.close()
             return
         if not attempt:
             raise WireError("dropped needs id=, the id of a backup")
         outcome = outcome_of(message) if message.verb == "failed" else _GIVEN_UP
         self._server.happen(BackupEnded(self._id, attempt, outcome))
+
+    # -- a verdict
+
+    def _await_verdict(self, outcome: Outcome, attempt: int) -> None:
+        """Keep what the verdict will be about: the lease ends before it comes."""
+        farm = self._server.farm
+        lease = (farm.backups if attempt else farm.leases).get(self._id)
+        if lease is not None and lease.attempt == attempt:
+            request = lease.request
+            self._doubted = CompileJudged(
+                lease.host.name,
+                request.compiler,
+                lease.door,
+                request.source,
+                request.directory,
+                request.builder,
+                outcome.exit or 0,
+                0,
+            )
+        loop = asyncio.get_running_loop()
+        self._verdict_due = loop.call_later(VERDICT_WITHIN_S, self.close)
+
+    def _judge(self, message: Message) -> None:
+        """Tell the farm how the compile ended on its builder."""
+        if message.verb != "verdict":
+            raise wrong_verb(message)
+        message.required("exit")
+        local_exit = message.integer("exit", 0, high=255)
+        reason = message.text("reason")[:REASON_LIMIT]
+        if self._doubted is not None:
+            self._server.happen(self._doubted._replace(local_exit=local_exit, reason=reason))
+        self.close()
 
     def _end(self, outcome: Outcome, attempt: int = 0) -> None:
         if self._server.requests.pop(self._id, None) is not None:

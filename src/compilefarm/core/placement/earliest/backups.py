@@ -168,6 +168,7 @@ class Backups:
         candidate.refusals += refused
         if candidate.refusals >= REFUSALS and self._candidates.pop(lease.id, None) is not None:
             self._leave_class(candidate)
+        candidate.reach = self._leases.reach_of(lease.request)  # it may avoid the host now
         backup, candidate.backup = candidate.backup, None
         assert backup is not None
         alike = self._backups_of_class[backup.class_index]

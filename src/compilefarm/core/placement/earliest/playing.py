@@ -90,8 +90,7 @@ class Rest:
             self._compares,
         )
 
-    # One loop: a step costs about a microsecond, and calls would add a third to that.
-    def play(self, mode: Mode, give_up_at_s: float = math.inf) -> float:  # noqa: C901
+    def play(self, mode: Mode, give_up_at_s: float = math.inf) -> float:
         """Return when the build would end; from `give_up_at_s` on, one end is as bad as another."""
         situation = self.situation(0, mode)
         speeds, coming, longest_coming = self._speeds, self._coming, self._longest_coming

@@ -136,7 +136,7 @@ class EarliestPolicy:
     def ended(self, lease: Lease, outcome: Outcome, now: float) -> None:
         build = self._builds.of(lease.request)
         running = self._leases.end(lease.request.id, build)
-        whole = outcome.exit == 0 and not outcome.failed and not lease.disturbed
+        whole = outcome.is_success and not lease.disturbed
         work = running.work(now)
         build.ended(work, whole, now)
         # What was overtaken by its backup is not charged; the backup is.
@@ -254,7 +254,7 @@ class EarliestPolicy:
         assert self._backups is not None
         running, build = self._backups.over(backup, now, refused=outcome.ending is Ending.GIVEN_UP)
         self._occupied(running.place, now)
-        if outcome.exit == 0 and not outcome.failed and not backup.disturbed:
+        if outcome.is_success and not backup.disturbed:
             work = running.work(now)
             self._waitlist.charge(build, work)
             build.done.add(work)
