@@ -10,6 +10,9 @@
 # Daemons (distccd, dmucs) are in directories that an ordinary user's PATH lacks.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
+# Python and pytest compile each file once, and not in each of the many programs that tests start.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := .venv/bin
 STAMP := .venv/.stamp
 SANITIZED := build/gethost-sanitized
@@ -39,7 +42,7 @@ test: static test-programs $(SANITIZED)  ## All tests
 	GETHOST_SANITIZED=$(CURDIR)/$(SANITIZED) $(BIN)/pytest
 
 check: static  ## Format, lint, types and the fast tests: under 30 seconds
-	$(BIN)/pytest -m "not slow and not e2e"
+	$(BIN)/pytest -m "not slow and not e2e" -n 2 --dist worksteal
 
 bench: $(STAMP)  ## How fast it is, beside what it should be compared with
 	@scripts/packages.sh bench

@@ -1,8 +1,8 @@
 """`python -m bench [--quick] [SECTION ...]`: run the benchmarks and print a table for each.
 
-A bound that is not kept is shown as "over" and is no failure: on a shared machine it is more often
-the machine's doing than ours, and what cries wolf is soon not heard. The exit status is 1 when
-something broke, so that there is no figure.
+A figure over its bound is shown as "over" and is no failure: on a shared machine, the machine is
+more often the cause, and people stop reading false alarms. The exit status is 1 if a section has
+no figures, because something failed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bench.table import Table, show
 
 
 class Section(Protocol):
-    """Measures something: `quick` asks for as little work as shows that it can be measured."""
+    """Measures something; with `quick`, only enough to show that the measurement works."""
 
     def __call__(self, *, quick: bool) -> Table: ...
 
@@ -35,14 +35,18 @@ SECTIONS: dict[str, Section] = {
 
 
 def main() -> int:
-    """Run the sections that the command line names, by default all; return the exit status."""
+    """Run the sections named on the command line, or all; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure compilefarm.")
-    parser.add_argument("section", nargs="*", help=f"by default all: {', '.join(SECTIONS)}")
-    parser.add_argument("--quick", action="store_true", help="too little work for good figures")
+    parser.add_argument("section", nargs="*", help=f"default: all of {', '.join(SECTIONS)}")
+    parser.add_argument(
+        "--quick", action="store_true", help="a short run, too short for good figures"
+    )
     options = parser.parse_args()
     unknown = set(options.section) - SECTIONS.keys()
     if unknown:
-        parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+        parser.error(
+            f"unknown section {', '.join(sorted(unknown))}; the sections are {', '.join(SECTIONS)}"
+        )
     status = 0
     for name in options.section or SECTIONS:
         try:

@@ -1,7 +1,7 @@
 """The least that a Python server can do for a client: accept, read, reply, close, on uvloop.
 
-What host-server is measured against. It runs as host-server does (sockets, loop, collector) and
-knows nothing else: no line, no farm. No server in Python is faster by much.
+host-server is measured against it. It has the same sockets, loop and garbage collection, and
+nothing else: no lines, no farm. No server in Python is much faster.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ REPLY = b"lease id=1 host=host1 address=127.0.0.1 port=3632 slots=4\n"
 
 
 class Bare(asyncio.Protocol):
-    """A connection: one read, one reply, the end."""
+    """A connection: one read, one reply, then closed."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
+        """Keep the transport."""
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        """Reply, whatever came."""
+        """Reply, whatever the request was."""
         self._transport.write(REPLY)
         self._transport.close()
 
 
 async def serve() -> None:
-    """Serve for ever."""
+    """Serve until the process is ended."""
     port, sockets = open_ports(["127.0.0.1"], 0)
     server = await asyncio.get_running_loop().create_server(
         Bare, sock=sockets[0][0], backlog=BACKLOG

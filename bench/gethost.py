@@ -1,8 +1,8 @@
-"""What gethost adds to a compile, beside distcc without it; and `true` as the machine's own floor.
+"""The time that gethost adds to a compile, compared with distcc alone; and `true` as the floor.
 
-A real distccd on a loopback address compiles a file of one line, because what gethost adds does not
-depend on the file, and noise does. The programs take turns, and a turn's commands follow each other
-at once, so that the medians of the turns' differences mean something on a machine in use.
+A real distccd on a loopback address compiles a file of one line: noise depends on the file, and the
+time that gethost adds does not. The programs take turns, and the commands of a turn follow each
+other at once. So medians of the turns' differences are meaningful on a machine in use.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from bench import programs
 from bench.table import Row, Table
 
-ADDRESS = "127.0.0.2"  # distcc runs what is for 127.0.0.1 without distccd
+ADDRESS = "127.0.0.2"  # for 127.0.0.1, distcc compiles without distccd
 SLOTS = 4
 ADDED_LIMIT_MS = 2.0
 AWAY_LIMIT_MS = 5.0
@@ -54,7 +54,7 @@ def measure(*, quick: bool) -> Table:
         )
         compile_ = _compile(directory)
         cpus = len(os.sched_getaffinity(0))
-        # As gethost sets them: what is compared is gethost, not other settings of distcc.
+        # The same settings of distcc as gethost makes.
         slots = f"--localslots=4 --localslots_cpp={cpus}"
         remote = {
             "DISTCC_HOSTS": f"{ADDRESS}:{distccd_port}/{SLOTS} {slots}",
@@ -104,7 +104,7 @@ def measure(*, quick: bool) -> Table:
         ],
         [
             f"`true` takes {statistics.median(took_ms['true']):.1f} ms here",
-            f"medians of {turns} turns; what is added is the median of the turns' differences",
+            f"medians of {turns} turns; added time is the median of the turns' differences",
         ],
     )
 
@@ -125,7 +125,7 @@ def _added(
 
 
 def _take_turns(commands: Mapping[str, Command], turns: int) -> dict[str, list[float]]:
-    """Return the milliseconds that each command took, in each turn but the first."""
+    """Return the milliseconds of each command, for every turn but the first."""
     took_ms: dict[str, list[float]] = {name: [] for name in commands}
     names = list(commands)
     for turn in range(turns + 1):
@@ -134,12 +134,12 @@ def _take_turns(commands: Mapping[str, Command], turns: int) -> dict[str, list[f
             _run(commands[name])
             if turn > 0:
                 took_ms[name].append((time.perf_counter() - started_s) * 1e3)
-        names.reverse()  # nobody always runs behind the same other
+        names.reverse()  # no command always follows the same one
     return took_ms
 
 
 def _run(command: Command) -> None:
-    """Run a command in the quickest way that Python has, and see that it went well."""
+    """Run a command in Python's fastest way; raises RuntimeError if it fails."""
     words, environment = command
     process_id = os.posix_spawn(words[0], words, environment)
     _, status = os.waitpid(process_id, 0)
@@ -154,7 +154,7 @@ def _compile(directory: Path) -> list[str]:
 
 
 def _environment(directory: Path) -> dict[str, str]:
-    """Return what every command has: directories of its own, and nothing of the user's distcc."""
+    """Return an environment with separate directories, and without the user's distcc settings."""
     for name in ("distcc", "home", "run"):
         (directory / name).mkdir(mode=0o700)
     return {
@@ -168,7 +168,7 @@ def _environment(directory: Path) -> dict[str, str]:
 
 
 def _peak_rss_mb(gethost: str, environment: Mapping[str, str]) -> float:
-    """Return the most memory that gethost held, as its child saw it: wait() adds the child's."""
+    """Return gethost's peak memory, as its child reads it: wait() would add the child's."""
     command = [gethost, "sh", "-c", "grep VmHWM /proc/$PPID/status"]
     output = subprocess.run(
         command, env=dict(environment), check=True, capture_output=True, text=True
@@ -178,12 +178,12 @@ def _peak_rss_mb(gethost: str, environment: Mapping[str, str]) -> float:
 
 @contextlib.contextmanager
 def _distccd(directory: Path) -> Iterator[int]:
-    """Run a distccd that takes only what comes from this machine."""
+    """Run a distccd that serves only this machine; yields its port."""
     distccd = programs.need("distccd")
     port = programs.free_port(ADDRESS)
     log = directory / "distccd.log"
     log.touch()
-    log.chmod(0o666)  # started by root it becomes another user
+    log.chmod(0o666)  # started by root, distccd changes its user
     command = [distccd, "--no-detach", "--daemon", "--allow", "127.0.0.0/8", "--listen", ADDRESS]
     command += ["--port", str(port), "--jobs", str(SLOTS), "--log-file", str(log), "--nice", "0"]
     with programs.daemon(command, ADDRESS, port):

@@ -1,9 +1,9 @@
-"""host-server with 10,000 connections that do nothing, while a thousand leases a second are served.
+"""host-server with 10,000 idle connections, while it serves a thousand leases a second.
 
-What does nothing is what does so in a farm: clients that hold a lease, clients that wait for one,
-and open connections to the other ports. They come from many addresses, as from many machines. The
-requests come at a fixed rate whatever the server does, and each counts from when it was due. The
-comparison is the same server with nobody else connected.
+The idle connections are those of a real farm: clients that hold a lease, clients that wait for
+one, and connections to the other ports. They come from many addresses, as from many machines. The
+requests come at a fixed rate, and the time of each counts from when it was due. The comparison is
+the same server without the idle connections.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def measure(*, quick: bool) -> Table:
             )
         )
         server = stack.enter_context(programs.host_server("--hosts-info", hosts_info))
-        _serve(load, server, PER_S)  # what is done for the first time takes longer
+        _serve(load, server, PER_S)  # the first requests take longer
         alone = _serve(load, server, PER_S * seconds)
         idle = stack.enter_context(contextlib.ExitStack())
         request = "request user=bob builder=desk{} type=full source=main.c\n"
@@ -69,7 +69,7 @@ def measure(*, quick: bool) -> Table:
             Row(
                 f"time to the lease, {what}",
                 f"{ours[figure]:.1f} ms",
-                f"nobody else connected {alone[figure]:.1f} ms",
+                f"without {alone[figure]:.1f} ms",
                 ours[figure] / alone[figure],
                 f"< {BOUND_MS:.0f} ms" if figure == "p99_ms" else "",
                 ours[figure] < BOUND_MS if figure == "p99_ms" else None,
@@ -80,20 +80,20 @@ def measure(*, quick: bool) -> Table:
             Row(
                 "leases a second",
                 f"{ours['per_s']:,.0f}",
-                f"nobody else connected {alone['per_s']:,.0f}",
+                f"without {alone['per_s']:,.0f}",
                 ours["per_s"] / alone["per_s"],
             ),
             Row(
-                "CPU of a lease, with what all else costs meanwhile",
+                "CPU time of a lease, and its share of all other work",
                 f"{ours['cpu_us']:.0f} µs",
-                f"nobody else connected {alone['cpu_us']:.0f} µs",
+                f"without {alone['cpu_us']:.0f} µs",
                 ours["cpu_us"] / alone["cpu_us"],
             ),
             Row("memory of host-server", f"{memory_mb:.0f} MB"),
         ],
         [
-            f"{held:,} hold a lease, {waiting:,} wait for one, {silent:,} said something and are"
-            " silent",
+            f"{held:,} hold a lease, {waiting:,} wait for one, {silent:,} are status connections;"
+            " compared with the same server without them",
             f"{seconds} seconds each; a request counts from when it was due",
         ],
     )
@@ -101,9 +101,10 @@ def measure(*, quick: bool) -> Table:
 
 @contextlib.contextmanager
 def _distccd() -> Iterator[int]:
-    """Be a distccd to the server's probes, and yield its port.
+    """Answer the server's probes as a distccd does; yields the port.
 
-    A host where no compile ends for so long is suspected, and would be given up.
+    host-server probes a host on which no compile has ended for a long time. Without an answer, it
+    would take the host out of use.
     """
 
     def answer() -> None:
@@ -137,7 +138,7 @@ def _serve(load: Path, server: Server, requests: int) -> dict[str, float]:
 def _connect(
     stack: contextlib.ExitStack, port: int, count: int, question: str, answer: bytes
 ) -> None:
-    """Hold so many connections, each of which asked and was answered."""
+    """Open `count` connections, ask on each, wait for the answers, and hold them."""
     for first in range(0, count, CONNECTIONS_AT_ONCE):
         group = [
             stack.enter_context(
@@ -156,4 +157,4 @@ def _connect(
             while heard.startswith(b"wait ") and not heard.startswith(answer):
                 heard = heard.partition(b"\n")[2] or connection.recv(4096)
             if not heard.startswith(answer):
-                raise RuntimeError(f"an idle connection heard {heard[:100]!r}")
+                raise RuntimeError(f"an idle connection got {heard[:100]!r}")

@@ -1,20 +1,20 @@
-/* Many clients at once against one server, each doing the same over and over: connect, ask, take the
- * answer, close.
+/* A load generator: many clients at once, each of which connects, asks, reads the answer and closes,
+ * again and again.
  *
  *     load ADDRESS PORT CLIENTS REQUESTS QUESTION ANSWER [LAST [PER_S]]
  *
- * The question is sent as it is, with \n and \0 for the bytes that they stand for. The answer is what
- * the server's must begin with, and it ends with the question's last byte; what begins with "wait " is
- * none yet. LAST, if given, is sent after the answer. With PER_S, requests come at that rate, and a
- * request's time counts from when it was due: a server that stalls does not stop the clock. Once REQUESTS
- * are done, a line of JSON says how it went: requests a second, the ones that got another answer,
- * percentiles from connect() to the whole answer, and the CPU use of this program.
+ * QUESTION is sent as it is, with \n and \0 for those two bytes. The server's answer must begin with
+ * ANSWER, and it ends with the last byte of QUESTION. Lines that begin with "wait " are skipped. LAST,
+ * if given, is sent after the answer. With PER_S, requests come at that rate, and the time of a request
+ * counts from when it was due: a server that stalls does not stop the clock. After REQUESTS, the
+ * program prints one line of JSON: requests per second, requests that failed (no answer, or another
+ * one), percentiles of the time from connect() to the whole answer, and the CPU use of this program.
  *
- * It is in C, and does with one system call what one can do, so that on two cores it is the server that
- * is measured. A closed connection keeps its port for a minute, so thousands a second would use up the
- * ports that the system hands out, and nobody on the machine could start a server. So each client has an
- * address of its own, and takes its ports from below those. Connecting does not block, because with a
- * server whose queue is full all the other clients would stop, too.
+ * It is in C and makes few system calls, so that on two cores the server is what is measured. A closed
+ * connection keeps its port for a minute, so thousands per second would use up the ports that the
+ * kernel hands out, and no other program could connect. So each client has its own address, and takes
+ * its ports from below those. Connecting does not block: if the server's queue is full, a blocked
+ * client would stop all others.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -34,13 +34,13 @@ enum {
     CLIENTS_MAX = 250,
     MESSAGE_MAX = 4096,
     STUCK_MS = 20000,
-    FIRST_PORT = 22000, /* below what Linux hands out, and above what has a name */
+    FIRST_PORT = 22000, /* below the ports that Linux hands out, above those with names */
     PORTS = 10000,
 };
 
 struct client {
     int fd;
-    unsigned port; /* the next one, counted from anywhere */
+    unsigned port; /* the next one, modulo PORTS */
     bool asked;
     size_t received;
     double start_s;
@@ -59,7 +59,7 @@ static const struct message wait_answer = {.length = 5, .text = "wait "};
 static int events_fd;
 static long to_start, failed, done;
 static double *took_s;
-static double per_s, began_s; /* 0: as fast as it goes */
+static double per_s, began_s; /* per_s 0: as fast as possible */
 static long started;
 static struct client *resting[CLIENTS_MAX]; /* their next request is not due yet */
 static int resting_count;
@@ -101,7 +101,7 @@ static struct message read_message(const char *text)
     return message;
 }
 
-/* Connect from the client's next port that nobody has. */
+/* Connect from the client's next free port. */
 static void reach(struct client *client)
 {
     for (int tries = 0; tries < PORTS; tries++) {
@@ -176,7 +176,7 @@ static bool begins(const struct client *client, const struct message *with)
     return client->received >= with->length && !memcmp(client->answer, with->text, with->length);
 }
 
-static void happen(struct client *client)
+static void advance(struct client *client)
 {
     if (!client->asked) {
         if (send(client->fd, question.text, question.length, MSG_NOSIGNAL) < 0) {
@@ -204,8 +204,8 @@ static void happen(struct client *client)
         end(client, begins(client, &answer));
 }
 
-/* Until the next request is due, or until nobody can be believed to answer any more. */
-static int patience_ms(void)
+/* Return the time until the next request is due, or until the server counts as stuck. */
+static int wait_ms(void)
 {
     if (!resting_count || !to_start)
         return STUCK_MS;
@@ -253,19 +253,19 @@ int main(int argc, char **argv)
     to_start = requests;
     double start_s = began_s = now_s(), start_cpu_s = cpu_s();
     for (long i = 0; i < count; i++) {
-        clients[i].port = (unsigned)getpid() * 97; /* not where the run before began */
+        clients[i].port = (unsigned)getpid() * 97; /* not where the last run began */
         start(&clients[i]);
     }
     while (done < requests) {
         struct epoll_event events[CLIENTS_MAX];
-        int timeout_ms = patience_ms();
+        int timeout_ms = wait_ms();
         int ready = epoll_wait(events_fd, events, CLIENTS_MAX, timeout_ms);
         if (ready == 0 && timeout_ms == STUCK_MS) {
             errno = ETIMEDOUT;
             fail("no answer");
         }
         for (int i = 0; i < ready; i++)
-            happen(events[i].data.ptr);
+            advance(events[i].data.ptr);
         start_what_is_due();
     }
     double wall_s = now_s() - start_s;

@@ -1,7 +1,7 @@
-"""host-server's memory over a million leases: what it keeps must not grow with what it has done.
+"""host-server's memory over a million leases: it must not grow with the number of leases.
 
-The same hundred files are compiled over and over, by ten users. In the first quarter the server
-learns them, and its allocator finds its size; from then on, nothing may be added.
+Ten users compile the same hundred files again and again. In the first quarter the server learns
+the files, and its allocator reaches its size. After that, memory must not grow.
 """
 
 from __future__ import annotations

@@ -1,13 +1,12 @@
-"""What the owner of a desktop notices of the farm: when it lets go, and the CPU that it takes.
+"""The effect of the farm on a desktop's owner: how soon it lets go, and how much CPU it takes.
 
-The first is measured from a key that xdotool presses to the last lease that host-server gives out,
-with the real watch-ssaver, X server, host-server and distccd between them. Some machines are
-watched at once, on one display, since each try takes seconds: whoever was in for a short time only
-comes back ever more slowly, so that each try needs a fresh watch-ssaver.
+The first is the time from a key that xdotool presses to the last lease that host-server grants,
+with the real watch-ssaver, X server, host-server and distccd between them. A try takes seconds, so
+several machines are watched at once, on one display. Each try needs a new watch-ssaver: one that
+let go a moment ago waits longer before its machine comes back.
 
-The second is a program that counts as fast as it can, on one CPU that a compiler wants too: what it
-gets beside a compile, to what it gets beside nothing. Both take turns, and a ratio is the median of
-the turns' own.
+The second is the CPU time of a program that counts as fast as it can, on one CPU that a compiler
+wants too. With and without the compiler take turns; shown is the median of the turns' ratios.
 """
 
 from __future__ import annotations
@@ -37,11 +36,11 @@ from compilefarm.compile_host.processes import ProcessTree
 LAST_LEASE_LIMIT_S = 1.0
 LOSS_LIMIT = 0.05
 WATCHED = 5
-# Nobody who is told so late was told because of the key.
+# A desktop that still gives leases at the end of this time did not notice the key.
 OVER_S = 3.0
 PATIENCE_S = 60.0
 COUNTING_S = 1.0
-# A pause between requests, so that what is measured is not how fast we can ask.
+# A pause between requests, or the rate of our requests would be the limit.
 ASK_EVERY_S = 0.005
 
 _COUNT = """
@@ -85,7 +84,10 @@ def _last_lease_row(directory: Path, rounds: int, watched: int) -> Row:
 
 
 def _let_go(directory: Path, port: int, display: str, watched: int) -> list[float]:
-    """Have some machines come in, press a key, and return when each gave its last lease."""
+    """Wait until some machines are in the farm, press a key, and return the time to the last lease.
+
+    One figure for each machine, in seconds after the key.
+    """
     with contextlib.ExitStack() as stack:
         askers = []
         for number in range(watched):
@@ -94,7 +96,7 @@ def _let_go(directory: Path, port: int, display: str, watched: int) -> list[floa
             askers.append(stack.enter_context(_Asker(port, host)))
         for asker in askers:
             asker.await_lease()
-        time.sleep(random.uniform(0.0, 0.5))  # no watcher's clock may know ours
+        time.sleep(random.uniform(0.0, 0.5))  # no watcher may run in step with us
         pressed = time.monotonic()
         subprocess.run(
             ["xdotool", "key", "space"], env=os.environ | {"DISPLAY": display}, check=True
@@ -106,7 +108,7 @@ def _let_go(directory: Path, port: int, display: str, watched: int) -> list[floa
 
 
 class _Asker(threading.Thread):
-    """Asks for slots of one host without end, and remembers when it was given the last one."""
+    """Asks for slots of one host again and again, and remembers when it got the last one."""
 
     def __init__(self, port: int, host: str) -> None:
         super().__init__(daemon=True)
@@ -124,7 +126,7 @@ class _Asker(threading.Thread):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def await_lease(self) -> None:
-        """Wait for a lease; raises RuntimeError where none comes."""
+        """Wait for a lease; raises RuntimeError if none comes."""
         deadline_s = time.monotonic() + PATIENCE_S
         while not self.last_lease:
             if time.monotonic() > deadline_s:
@@ -132,7 +134,7 @@ class _Asker(threading.Thread):
             time.sleep(0.01)
 
     def raise_if_leased_after(self, moment: float) -> None:
-        """Raise RuntimeError where a lease came so late that the key was not seen at all."""
+        """Raise RuntimeError if a lease came so late that the key cannot have been noticed."""
         if self.last_lease > moment:
             raise RuntimeError("a desktop did not let go")
 
@@ -151,7 +153,7 @@ def _watch_ssaver(directory: Path, port: int, display: str, host: str) -> Iterat
     command += ["--server", f"127.0.0.1:{port}", "--host", host, "--type", host, "--slots", "2"]
     command += ["--port", str(programs.free_port(host)), "--power-index", "1"]
     command += ["--run-dir", str(directory / "run"), "--source", "x11", "--idle-after", "1"]
-    # Idle, whatever else this machine does.
+    # A /proc of its own, so that it is idle whatever else this machine does.
     proc = directory / f"proc-{host}"
     proc.mkdir()
     for name, text in {
@@ -204,10 +206,10 @@ def _display() -> Iterator[str]:
 
 
 def _cpu_rows(directory: Path, turns: int) -> list[Row]:
-    """Compare counting beside a compile to counting alone; and the same beside a nice one."""
+    """Compare counting beside a compile with counting alone, for two ways to lower priority."""
     cpu = sorted(os.sched_getaffinity(0))[0]
     source = directory / "long.c"
-    # A compile that outlasts the turn: `gcc -O2` takes seconds for so many functions.
+    # A compile that outlasts the turn: `gcc -O2` takes seconds for this number of functions.
     source.write_text("".join(_FUNCTION.format(number=number) for number in range(2000)))
 
     def nice_alone(process: psutil.Process) -> None:
@@ -246,7 +248,7 @@ int f{number}(int *a, int n) {{
 
 
 def _counted(cpu: int) -> float:
-    """Return the CPU time that a program gets on a CPU, in a session of its own."""
+    """Return the CPU time that a counting program gets on a CPU, in its own session."""
     ran = _run_on(cpu, [sys.executable, "-c", _COUNT, str(COUNTING_S)])
     with ran:
         output = ran.communicate()[0]
@@ -257,7 +259,7 @@ def _counted(cpu: int) -> float:
 def _compiling(
     cpu: int, source: Path, directory: Path, apply: Callable[[psutil.Process], None]
 ) -> Iterator[None]:
-    """Compile without end on a CPU, as below a distccd: in one session, of that priority."""
+    """Compile again and again on a CPU, in one session of that priority, as a distccd does."""
     gcc = f"while :; do {programs.need('gcc')} -O2 -c {source} -o {directory}/long.o; done"
     with _run_on(cpu, ["sh", "-c", gcc]) as compiling:
         try:

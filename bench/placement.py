@@ -20,7 +20,7 @@ from compilefarm.core.learning.learning import Learning
 from compilefarm.core.placement.policies import make_policy
 from compilefarm.protocol.declaration import Declaration
 from compilefarm.protocol.hosts_info import parse_hosts_info
-from compilefarm.simulate.main import Build, Result, Simulation
+from compilefarm.simulate.simulation import Result, SimulatedBuild, Simulation
 from compilefarm.simulate.trace import ForeignLoad, TracedFile, parse_trace
 
 HERE = Path(__file__).parent
@@ -52,7 +52,10 @@ class _Case:
         hosts = _with_wrong_powers(self.hosts, chance) if wrong else self.hosts
         made_policy = make_policy(policy, Learning(), chance, backups=backups)
         simulation = Simulation(made_policy, hosts, chance=chance)
-        made = [Build(f"user{n}", f"/home/user{n}", self.files, self.jobs) for n in range(builders)]
+        made = [
+            SimulatedBuild(f"user{n}", f"/home/user{n}", self.files, self.jobs)
+            for n in range(builders)
+        ]
         return [simulation.play(made) for _ in range(builds)]
 
     def play_clone(self) -> Result:
@@ -62,7 +65,7 @@ class _Case:
             make_policy("earliest", Learning(), chance), self.hosts, chance=chance
         )
         for directory in ("/home/user", "/ci/job-1"):
-            result = simulation.play([Build("user", directory, self.files, self.jobs)])
+            result = simulation.play([SimulatedBuild("user", directory, self.files, self.jobs)])
         return result
 
 
@@ -194,7 +197,7 @@ def _crowded() -> Row:
 def _found_again() -> Row:
     """Return a row on a host that was slow, and is fast after a week in which nobody used it."""
     learning, chance = Learning(), random.Random(1)
-    build = [Build("user", "/home/user", _trace("redis"), 8)]
+    build = [SimulatedBuild("user", "/home/user", _trace("redis"), 8)]
     times_s = []
     for actual, now in ((1.0, 0.0), (12.0, WEEK_S)):
         hosts = [Declaration(name, slots=4, power_index=4.0) for name in ("a", "b")]
@@ -221,7 +224,7 @@ def _owner_back() -> Row:
     for backups in (True, False):
         policy = make_policy("earliest", Learning(), random.Random(1), backups=backups)
         simulation = Simulation(policy, hosts, load, chance=random.Random(1))
-        build = Build("user", "/home/user", files, 96)
+        build = SimulatedBuild("user", "/home/user", files, 96)
         times_s.append(simulation.play([build]).makespan_s)
     return Row(
         "two owners came back in the middle of a first build",

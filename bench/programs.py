@@ -1,7 +1,7 @@
-"""What the sections need of the machine: C programs built, servers started and ended, CPU read.
+"""Programs that the sections run: C programs are built, servers are started, measured and ended.
 
-Everything that is started here is a context: it is ended by its own process id when the section is
-done with it, however that comes about.
+Each started program is a context. It is ended by its process id when the context ends, also after
+an error.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ import psutil
 TOP = Path(__file__).parent.parent
 START_WITHIN_S = 20.0
 STOP_WITHIN_S = 10.0
-# Daemons are where an ordinary user's PATH does not look.
+# Daemons are in directories that an ordinary user's PATH leaves out.
 SEARCH_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/local/sbin:/usr/sbin"))
 
 
 class Missing(Exception):
-    """A program that a section cannot do without is not on this machine."""
+    """A program that a section needs is not on this machine."""
 
 
 def find(program: str) -> str | None:
@@ -48,7 +48,7 @@ def need(program: str) -> str:
 
 
 def build(directory: Path, name: str, sources: Sequence[Path], *options: str) -> Path:
-    """Compile a C program into `directory` as a release is, and return its path."""
+    """Compile a C program into `directory` with a release's options; return its path."""
     program = directory / name
     flags = ("-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", *options)
     subprocess.run([need("cc"), *flags, "-o", program, *sources], check=True)
@@ -57,20 +57,20 @@ def build(directory: Path, name: str, sources: Sequence[Path], *options: str) ->
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running server: the port that it listens on, and its process."""
+    """A running server: its port, and its process."""
 
     port: int
     process: psutil.Process
 
     def cpu_s(self) -> float:
-        """Return the CPU time that it has used."""
+        """Return the CPU time used so far."""
         used = self.process.cpu_times()
         return used.user + used.system
 
 
 @contextlib.contextmanager
 def ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
-    """End a process at the context's end."""
+    """End a process when the context ends."""
     try:
         yield process
     finally:
@@ -86,10 +86,10 @@ def ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
 
 @contextlib.contextmanager
 def python_server(module: str, *arguments: object) -> Iterator[Server]:
-    """Run a Python module that prints a line ending in the port that it listens on.
+    """Run a Python module that prints a line which ends in its port.
 
-    Its log goes to a file, and is shown only if it does not start: a line for each of 5,000 hosts
-    would be in the way.
+    Its log goes to a file, because it may have a line for each of 5,000 hosts. The log is shown
+    only if the module does not start.
     """
     command = [sys.executable, "-m", module, *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(TOP / "src"), str(TOP)))}
@@ -119,14 +119,14 @@ def host_server(*arguments: object) -> Iterator[Server]:
 
 
 def leases_granted(server: Server) -> int:
-    """Return how many leases a host-server has granted."""
+    """Return the number of leases that a host-server has granted."""
     with urllib.request.urlopen(f"http://127.0.0.1:{server.port + 3}/api/farm") as answer:
         return int(json.load(answer)["totals"]["leases_granted"])
 
 
 @contextlib.contextmanager
 def daemon(command: Sequence[str], address: str, port: int) -> Iterator[Server]:
-    """Run a server that says nothing when it is ready: wait until it takes a connection."""
+    """Run a server that does not say when it is ready: wait until it accepts a connection."""
     with ended(
         subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
     ) as process:
@@ -150,7 +150,7 @@ def connection(port: int, address: str = "127.0.0.1") -> socket.socket:
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    """Return a port that nobody listens on."""
+    """Return a port on which no program listens."""
     with socket.socket() as probe:
         probe.bind((address, 0))
         port: int = probe.getsockname()[1]

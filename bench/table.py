@@ -1,4 +1,4 @@
-"""What a section of the benchmarks returns, and how it is printed: one table, a row a figure."""
+"""The result of a section of the benchmarks, and its printing: one table, one row per figure."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from rich.text import Text
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure of ours beside another; `within` says whether the bound is kept, if there is one.
+    """One figure of ours, and the one that it is compared with.
 
-    `ratio` is ours to the other's.
+    `ratio` is ours divided by the other. `within` says whether ours keeps the bound, if any.
     """
 
     what: str
@@ -27,7 +27,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A section's result; the notes say what the rows cannot."""
+    """A section's result; the notes stand below the rows."""
 
     title: str
     rows: list[Row]
@@ -35,7 +35,7 @@ class Table:
 
 
 def show(table: Table) -> None:
-    """Print the table to standard output, never wider than the text is."""
+    """Print the table to standard output, no wider than its text."""
     verdicts = {None: Text(""), True: Text("ok", "green"), False: Text("over", "bold red")}
     grid = RichTable(title=table.title, title_justify="left", title_style="bold", box=box.SIMPLE)
     grid.add_column("what is measured")
@@ -48,7 +48,7 @@ def show(table: Table) -> None:
         ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
         grid.add_row(row.what, row.ours, row.other, ratio, row.bound, verdicts[row.within])
     console = Console(highlight=False)
-    if not console.is_terminal:  # a file or a pipe has no edge at which to fold
+    if not console.is_terminal:  # a file or a pipe needs no folded lines
         console.width = 160
     console.print(grid)
     for note in table.notes:

@@ -105,7 +105,7 @@ class HostServer:
 
     @property
     def name(self) -> str:
-        """What `--server` takes."""
+        """The value for `--server`."""
         return f"127.0.0.1:{self.base}"
 
     def command(self) -> list[str]:

@@ -44,7 +44,7 @@ from compilefarm.protocol.wire import (
     format_line,
     parse_line,
 )
-from compilefarm.simulate.main import lower_bound_s
+from compilefarm.simulate.bounds import lower_bound_s
 from compilefarm.simulate.trace import TraceError, parse_load, parse_record, parse_trace
 
 EXAMPLES_AT_ONCE = 2000

@@ -1,4 +1,4 @@
-"""The benchmarks run: every section prints its table. How fast anything is, is not tested."""
+"""Every section of the benchmarks runs and prints its table. Its figures are not tested."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What is learned from compiles: costs, speeds, builds; and what must not be believed."""
+"""Learning from compiles: costs, speeds, crowding, builds, memory; and what it does not believe."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from compilefarm.core.learning import learning as learning_module
-from compilefarm.core.learning.learning import COMPILES_OF_HOST, Learning, crowding, wild
+from compilefarm.core.learning.learning import Compile, Learning
+from compilefarm.core.learning.observations import crowdedness
 from compilefarm.core.placement.policies import make_policy
 from compilefarm.protocol.declaration import Declaration
-from compilefarm.simulate.main import Build, Simulation
+from compilefarm.simulate.simulation import SimulatedBuild, Simulation
 from compilefarm.simulate.trace import parse_trace
 
 TRACE = Path(__file__).parent.parent / "bench" / "traces" / "redis.csv"
-WILD = [0.0, -1.0, math.nan, math.inf, 365 * 86_400.0, 1e-9]
+DAY_S = 86_400.0
+# Times that no compile takes.
+IMPLAUSIBLE_S = [0.0, -1.0, math.nan, math.inf, 365 * DAY_S, 1e-9]
 
 
-def learned(learning: Learning, files: int) -> list[float | None]:
+def costs(learning: Learning, files: int) -> list[float | None]:
     return [learning.cost("/d", f"{n}.c") for n in range(files)]
 
 
@@ -33,15 +35,14 @@ def test_a_file_costs_what_it_took_times_the_speed() -> None:
     assert learning.cost("/elsewhere", "a.c") is None
 
 
-@pytest.mark.parametrize("took_s", WILD)
-def test_a_wild_time_changes_nothing(took_s: float) -> None:
+@pytest.mark.parametrize("took_s", IMPLAUSIBLE_S)
+def test_a_time_that_no_compile_takes_changes_nothing(took_s: float) -> None:
     learning = Learning()
     learning.declare("h", 4.0)
     learning.observe("/d", "a.c", "h", 0.5, 1.0)
     before = (learning.cost("/d", "a.c"), learning.speed("h"), learning.confidence("h", 2.0))
     learning.unsaved()
     for source in ("a.c", "new.c"):
-        assert wild(took_s)
         assert learning.observe("/d", source, "h", took_s, 2.0) == []
     assert (
         learning.cost("/d", "a.c"),
@@ -49,7 +50,7 @@ def test_a_wild_time_changes_nothing(took_s: float) -> None:
         learning.confidence("h", 2.0),
     ) == before
     assert learning.cost("/d", "new.c") is None
-    assert learning.unsaved() == ([], [], {})
+    assert learning.unsaved() == ([], [], {}, [])
 
 
 def test_a_clock_that_jumped_changes_nothing_that_was_learned() -> None:
@@ -83,26 +84,34 @@ def wrong_power(noise: float, declared: float, pinned: bool = False) -> Learning
 
 @pytest.mark.parametrize("declared", [2.0 / 3.0, 6.0])
 @pytest.mark.parametrize("noise", [0.0, 0.1])
-def test_a_wrong_power_index_is_found_out(declared: float, noise: float) -> None:
+def test_a_wrong_power_index_is_corrected(declared: float, noise: float) -> None:
     learning = wrong_power(noise, declared)
     ratio = learning.speed("odd") / learning.speed("a")
     assert ratio == pytest.approx(1.0, rel=0.15)
     assert learning.confidence("odd", 400.0) > 0.5
 
 
-def test_a_host_that_changed_while_it_was_not_used_is_believed_soon() -> None:
+def test_a_few_compiles_tell_that_a_host_changed_while_it_was_not_used() -> None:
     learning = wrong_power(0.05, 2.0)
     assert learning.speed("odd") == pytest.approx(2.0, rel=0.1)
+    moved = []
     for n in range(3):
         cost_s = learning.cost("/d", f"{n}.c")
         assert cost_s is not None
-        learning.observe("/d", f"{n}.c", "odd", cost_s / 8.0, 30 * 86_400.0 + n)
+        moved.append(learning.observe("/d", f"{n}.c", "odd", cost_s / 8.0, 30 * DAY_S + n))
+    assert moved[0] == ["odd"]
     assert learning.speed("odd") == pytest.approx(8.0, rel=0.15)
+
+
+def test_old_compiles_count_where_new_ones_say_nothing() -> None:
+    learning = wrong_power(0.05, 6.0)
+    learning.observe("/d", "of-no-other-host.c", "odd", 1.0, 30 * DAY_S)
+    assert learning.speed("odd") == pytest.approx(learning.speed("a"), rel=0.1)
 
 
 def test_a_speed_that_nothing_confirms_becomes_unsure() -> None:
     learning = wrong_power(0.05, 2.0)
-    at_once, later = (learning.confidence("odd", now) for now in (400.0, 400.0 + 7 * 86_400.0))
+    at_once, later = (learning.confidence("odd", now) for now in (400.0, 400.0 + 7 * DAY_S))
     assert at_once > 0.9
     assert later < 0.5
     assert wrong_power(0.05, 2.0, pinned=True).confidence("odd", 1e9) == 1.0
@@ -112,11 +121,11 @@ def test_a_pinned_power_index_stays() -> None:
     assert wrong_power(0.0, 6.0, pinned=True).speed("odd") == pytest.approx(6.0)
 
 
-def test_one_compile_that_went_wrong_is_outvoted() -> None:
+def test_one_compile_with_an_odd_time_is_outvoted() -> None:
     learning = wrong_power(0.05, 2.0)
     before = learning.speed("odd")
     learning.observe("/d", "0.c", "odd", 3000.0, 500.0)
-    for n in range(1, COMPILES_OF_HOST // 8):
+    for n in range(1, 6):
         learning.observe("/d", f"{n}.c", "a", 1.0, 500.0 + n)
     assert learning.speed("odd") == pytest.approx(before, rel=0.1)
 
@@ -144,26 +153,25 @@ def test_a_build_is_remembered_in_its_order() -> None:
     assert learning.jobs("/d") == 3
 
 
-def test_what_was_kept_is_learned_again() -> None:
+def test_everything_is_learned_again_from_what_was_saved() -> None:
     first = wrong_power(0.0, 6.0)
     first.observe_memory("/d", 900.0)
-    compiles, forgotten, memory_mb = first.unsaved()
+    compiles, forgotten, memory_mb, _ = first.unsaved()
     assert forgotten == []
     again = Learning()
     again.restore(compiles, memory_mb | {"/gone": 5.0, "/d2": math.nan})
-    assert again.unsaved() == ([], [], {})
+    assert again.unsaved() == ([], [], {}, [])
     assert again.memory_mb("/d") == 900.0
     assert again.memory_mb("/gone") == again.memory_mb("/d2") == again.memory_mb("")
     again.declare("a", 2.0)
     again.declare("b", 2.0)
     again.declare("odd", 6.0)
-    assert learned(again, 60) == pytest.approx(learned(first, 60), rel=0.3)
+    assert costs(again, 60) == pytest.approx(costs(first, 60), rel=0.3)
     assert len(again.outlook("/d")) == 60
 
 
-def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learning_module, "FILES_LIMIT", 10)
-    learning = Learning()
+def test_the_number_of_files_is_bounded() -> None:
+    learning = Learning(files_limit=10)
     learning.declare("h", 1.0)
     for n in range(5):
         learning.observe("/rests", f"{n}.c", "h", 1.0, float(n))
@@ -181,13 +189,32 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert forgotten == [*(("/rests", f"{n}.c") for n in range(5)), ("/d", "1.c"), ("/d", "2.c")]
 
 
+def test_the_directory_that_was_used_last_is_kept() -> None:
+    learning = Learning(files_limit=4)
+    learning.declare("h", 1.0)
+    for directory in ("/used", "/rests"):
+        for source in ("a.c", "b.c"):
+            learning.observe(directory, source, "h", 1.0, 1.0)
+    learning.build_ended("/used", {"a.c": None, "b.c": None}, 1)
+    learning.observe("/new", "a.c", "h", 1.0, 2.0)
+    known = {each for each in ("/used", "/rests") if learning.cost(each, "a.c") is not None}
+    assert known == {"/used"}
+
+
+def test_saved_nonsense_is_not_learned() -> None:
+    learning = Learning()
+    compiles = [Compile("/d", "a.c", "h", took_s, 1.0) for took_s in IMPLAUSIBLE_S]
+    learning.restore(compiles, {"/d": math.nan})
+    assert learning.cost("/d", "a.c") is None
+
+
 def test_speeds_are_learned_again_whichever_host_comes_first() -> None:
-    """A pinned host holds the scale, and where it comes last it puts right those before it."""
-    said = {"a": (1.0, False), "b": (1.0, False), "pinned": (3.0, True)}
+    """A pinned host holds the scale. If it comes last, it corrects those before it."""
+    declared = {"a": (1.0, False), "b": (1.0, False), "pinned": (3.0, True)}
     real = {"a": 6.0, "b": 2.0, "pinned": 3.0}
     chance = random.Random(6)
     first = Learning()
-    for host, (power_index, pinned) in said.items():
+    for host, (power_index, pinned) in declared.items():
         first.declare(host, power_index, pinned)
     for build in range(12):
         for n in range(60):
@@ -195,33 +222,120 @@ def test_speeds_are_learned_again_whichever_host_comes_first() -> None:
             took_s = (n + 1) / real[host] * math.exp(chance.gauss(0.0, 0.05))
             first.observe("/d", f"{n}.c", host, took_s, build * 100.0 + n)
     compiles = first.unsaved().compiles
-    for order in itertools.permutations(said):
+    for order in itertools.permutations(declared):
         again = Learning()
         again.restore(compiles, {})
         for host in order:
-            again.declare(host, *said[host])
+            again.declare(host, *declared[host])
         for _ in range(3):  # as often as each host reports its load in six seconds
-            speeds = {host: again.speed(host) for host in said}
+            for host in declared:
+                again.declare(host, *declared[host])
+        speeds = {host: again.speed(host) for host in declared}
         assert speeds == pytest.approx(real, rel=0.1)
 
 
+def test_hosts_that_are_declared_only_once_are_corrected_by_compiles_elsewhere() -> None:
+    """Static hosts without load reports are. The pinned one comes last, and corrects them."""
+    first = Learning()
+    real = {"a": 6.0, "b": 2.0, "pinned": 1.0}
+    for host in real:
+        first.declare(host, 1.0, pinned=host == "pinned")
+    for build in range(12):
+        for n in range(60):
+            host = list(real)[(n + build) % 3]
+            first.observe("/d", f"{n}.c", host, (n + 1) / real[host], build * 100.0 + n)
+    again = Learning()
+    again.restore(first.unsaved().compiles, {})
+    for host in real:
+        again.declare(host, 1.0, pinned=host == "pinned")
+    assert again.speed("a") == pytest.approx(1.0)  # as it was declared
+    moved = {
+        host
+        for n in range(60)
+        for host in again.observe("/d", f"{n}.c", "pinned", n + 1.0, 2000.0 + n)
+    }
+    assert moved == {"a", "b"}
+    assert again.speed("a") > 3.0
+
+
+def test_a_pinned_host_holds_the_scale_of_the_others() -> None:
+    """They are all declared 30 times too fast. Without it, the declarations would hold it."""
+    learning = Learning()
+    real = {"pinned": 1.0, "a": 2.0, "b": 3.0, "c": 4.0}
+    learning.declare("pinned", 1.0, pinned=True)
+    for host in ("a", "b", "c"):
+        learning.declare(host, 30.0 * real[host])
+    for build in range(20):
+        for n in range(40):
+            host = list(real)[(n + build) % len(real)]
+            learning.observe("/d", f"{n}.c", host, (n + 1) / real[host], build * 100.0 + n)
+    assert {host: learning.speed(host) for host in real} == pytest.approx(real, rel=0.1)
+
+
+def test_a_host_that_is_not_declared_says_nothing_of_costs() -> None:
+    """After a restart its compiles are known, but not on which scale they were measured."""
+    first = Learning()
+    for host in ("gone", "here"):
+        first.declare(host, 8.0 if host == "gone" else 1.0)
+        first.observe("/d", "a.c", host, 1.0, 1.0)
+    again = Learning()
+    again.restore(first.unsaved().compiles, {})
+    again.declare("here", 1.0)
+    for n in range(20):
+        again.observe("/d", f"{n}.c", "here", 1.5, 2.0 + n)
+    again.observe("/d", "a.c", "here", 1.5, 30.0)
+    # "here" compiled it in 1 and 1.5 seconds. At speed 1, "gone" would say 1 second, too.
+    assert again.cost("/d", "a.c") == pytest.approx(math.sqrt(1.5), rel=0.01)
+
+
+def test_a_speed_that_hardly_moves_is_not_reported_as_moved() -> None:
+    learning = wrong_power(0.0, 2.0)
+    assert learning.observe("/d", "0.c", "odd", 1e-3, 500.0) == []  # one compile of many
+    times = {n: learning.cost("/d", f"{n}.c") for n in range(60)}
+    moved: list[str] = []
+    for n, cost_s in times.items():
+        assert cost_s is not None
+        moved += learning.observe("/d", f"{n}.c", "odd", cost_s / 2.0, 600.0 + n)
+    assert moved == []
+    for n, cost_s in times.items():
+        assert cost_s is not None
+        moved += learning.observe("/d", f"{n}.c", "odd", cost_s, 700.0 + n)
+    assert "odd" in moved
+
+
+def test_what_is_asked_changes_nothing() -> None:
+    learning = wrong_power(0.05, 6.0)
+
+    def answers() -> tuple[object, ...]:
+        return (
+            [(learning.speed(host), learning.full_part(host)) for host in ("a", "b", "odd")],
+            [learning.confidence(host, 500.0) for host in ("a", "b", "odd")],
+            costs(learning, 60),
+            learning.outlook("/d"),
+            learning.jobs("/d"),
+            learning.memory_mb("/d"),
+        )
+
+    assert answers() == answers()
+
+
 def test_the_scale_of_speeds_does_not_run_away() -> None:
-    """Each host follows the other, and what crowding costs one of them is not known well."""
-    said = [("shared", 16, 4.0, 0.55), ("other", 16, 3.0, None)]
+    """Each host follows the other, and the crowding cost of one of them is not known well."""
+    declared = [("shared", 16, 4.0, 0.55), ("other", 16, 3.0, None)]
     files = parse_trace(TRACE.read_text(), str(TRACE))
     hosts = [
         Declaration(name, slots=slots, power_index=speed, actual_full=full)
-        for name, slots, speed, full in said
+        for name, slots, speed, full in declared
     ]
     learning = Learning()
     simulation = Simulation(make_policy("earliest", learning, random.Random(1)), hosts)
     for _ in range(30):
-        simulation.play([Build("user", "/home/user", files, 20)])
-    for name, _, speed, _ in said:
+        simulation.play([SimulatedBuild("user", "/home/user", files, 20)])
+    for name, _, speed, _ in declared:
         assert speed / 2.5 <= learning.speed(name) <= speed * 2.5
 
 
-def test_memory_is_believed_at_once_when_it_is_more() -> None:
+def test_more_memory_is_believed_at_once_and_less_slowly() -> None:
     learning = Learning()
     learning.declare("h", 1.0)
     learning.observe("/d", "a.c", "h", 1.0, 1.0)
@@ -234,8 +348,8 @@ def test_memory_is_believed_at_once_when_it_is_more() -> None:
     assert 800.0 < learning.memory_mb("/d") < 900.0
 
 
-def crowded(costs: float, noise: float, builds: int = 8) -> Learning:
-    """Two quiet hosts and one that takes `costs` times as long when all its slots are in use."""
+def crowded(times: float, noise: float, builds: int = 8) -> Learning:
+    """Two quiet hosts and one that takes `times` as long when all its slots are in use."""
     chance = random.Random(4)
     learning = Learning()
     for host in ("a", "b", "shared"):
@@ -245,13 +359,13 @@ def crowded(costs: float, noise: float, builds: int = 8) -> Learning:
         for n, cost_s in enumerate(files):
             host = ("a", "b", "shared")[(n + build) % 3]
             part = chance.random() if host == "shared" else 0.0
-            took_s = cost_s / 2.0 * costs**part * math.exp(chance.gauss(0.0, noise))
+            took_s = cost_s / 2.0 * times**part * math.exp(chance.gauss(0.0, noise))
             learning.observe("/d", f"{n}.c", host, took_s, build * 100.0 + n, part)
     return learning
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.1])
-def test_what_crowding_costs_a_host_is_learned_and_not_taken_for_its_speed(noise: float) -> None:
+def test_crowding_cost_is_learned_and_not_mistaken_for_speed(noise: float) -> None:
     learning = crowded(1 / 0.6, noise)
     assert learning.full_part("shared") == pytest.approx(0.6, rel=0.1)
     assert learning.speed("shared") / learning.speed("a") == pytest.approx(1.0, rel=0.1)
@@ -259,14 +373,25 @@ def test_what_crowding_costs_a_host_is_learned_and_not_taken_for_its_speed(noise
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.1])
-def test_a_host_with_a_core_for_each_slot_is_not_taken_for_one_that_shares_them(
+def test_a_host_with_a_core_for_each_slot_has_no_crowding_cost(
     noise: float,
 ) -> None:
     learning = crowded(1.0, noise)
     assert [learning.full_part(host) for host in ("a", "b", "shared")] == [1.0, 1.0, 1.0]
 
 
-def test_one_host_alone_tells_what_crowding_costs_it() -> None:
+@pytest.mark.parametrize("times", [1.02, 1.07])
+def test_all_slots_count_alike_where_crowding_costs_little(times: float) -> None:
+    assert crowded(times, 0.0).full_part("shared") == 1.0
+
+
+def test_a_cost_is_that_of_a_host_with_slots_to_spare() -> None:
+    learning = crowded(2.0, 0.0)
+    learning.observe("/d", "new.c", "shared", 2.0, 1000.0, 1.0)
+    assert learning.cost("/d", "new.c") == pytest.approx(learning.speed("shared"), rel=0.1)
+
+
+def test_a_host_that_is_alone_tells_its_crowding_cost() -> None:
     learning = Learning()
     learning.declare("alone", 4.0)
     for build in range(4):
@@ -276,7 +401,7 @@ def test_one_host_alone_tells_what_crowding_costs_it() -> None:
     assert learning.full_part("alone") == pytest.approx(1 / 1.5, rel=0.1)
 
 
-def test_how_crowded_a_host_is() -> None:
-    assert [crowding(in_use, 8) for in_use in (0, 4, 8, 12)] == [0.0, 0.0, 1.0, 1.0]
-    assert 0.5 < crowding(6, 8) < 0.8
-    assert crowding(1, 1) == crowding(0, 0) == 0.0
+def test_crowdedness_grows_from_half_of_the_slots_to_all() -> None:
+    assert [crowdedness(in_use, 8) for in_use in (0, 4, 8, 12)] == [0.0, 0.0, 1.0, 1.0]
+    assert 0.5 < crowdedness(6, 8) < 0.8
+    assert crowdedness(1, 1) == crowdedness(0, 0) == 0.0

@@ -43,7 +43,7 @@ def test_a_file_on_a_slow_host_begins_again_on_a_fast_one_that_is_idle() -> None
     assert [host.in_use for host in yard.farm.hosts.values()] == [1, 1]
     yard.until(yard.now + 3.0)
     yard.end_by_backup(giant)
-    assert yard.farm.overtaken == 1
+    assert yard.farm.totals.overtaken == 1
     assert not any(host.in_use for host in yard.farm.hosts.values())
     cost_s = yard.learning.cost("/ann", "giant.c")
     assert cost_s is not None
@@ -93,7 +93,7 @@ def test_who_cannot_run_a_backup_gets_none() -> None:
     yard.end(first)
     yard.until(yard.now + 30.0)
     assert yard.host_of(giant) == "fast" or yard.backup_of(giant) is None
-    assert not yard.farm.backed_up
+    assert not yard.farm.totals.backed_up
 
 
 @pytest.mark.parametrize("backups", [True, False])
@@ -140,7 +140,7 @@ def test_a_host_that_fails_a_backup_is_quarantined_and_the_compile_goes_on() -> 
     yard.play(BackupEnded(giant, backup.attempt, FAILED))
     assert yard.farm.hosts["fast"].state is State.QUARANTINED
     assert yard.host_of(giant) == "slow"
-    assert yard.farm.failed == 1
+    assert yard.farm.totals.failed == 1
 
 
 def test_a_host_that_leaves_takes_the_backup_with_it_and_nothing_else() -> None:
@@ -159,7 +159,7 @@ def test_lines_that_cross_end_no_backup_but_the_one_that_is_meant() -> None:
     number = yard.backups[giant].attempt
     yard.play(BackupEnded(giant, number + 1, FAILED))
     assert yard.farm.backups[giant].attempt == number
-    assert not yard.farm.failed
+    assert not yard.farm.totals.failed
 
 
 def test_a_client_that_gives_its_backups_up_is_offered_no_more() -> None:

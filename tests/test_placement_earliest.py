@@ -54,7 +54,7 @@ def test_gathering_ends_however_many_come() -> None:
 def test_who_may_not_wait_is_answered_at_once() -> None:
     yard = Farmyard(host("fast", 1, 10))
     assert yard.host_of(yard.ask(wait_s=0.0)) == "fast"
-    assert yard.ask(wait_s=0.0) in yard.refused
+    assert yard.ask(wait_s=0.0) in yard.refused()
 
 
 def test_only_the_beginning_of_a_build_is_gathered() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from compilefarm.core.events import HostsListed, LoadReported, RequestArrived, RequestEnded
 from compilefarm.core.farm.farm import Farm
-from compilefarm.core.learning.learning import MEMORY_MB, Learning
+from compilefarm.core.learning.build_history import MEMORY_MB
+from compilefarm.core.learning.learning import Learning
 from compilefarm.core.model import Load, Outcome, Request
 from compilefarm.core.placement.earliest.earliest import EarliestPolicy
 from compilefarm.core.placement.earliest.places import MEMORY_RESERVE_MB

@@ -123,7 +123,7 @@ def test_nobody_takes_a_lease_from_another_machine(server: HostServer, clients: 
         assert thief.hears("attached").required("id") != lease
         holder.say("done exit=0 wall_s=2")
         assert holder.line() == ""
-        assert server.farm()["totals"]["slots_in_use"] > 0  # the other's, which ends with him
+        assert server.farm()["totals"]["slots_in_use"] > 0  # until the other ends
     eventually(lambda: server.farm()["totals"]["slots_in_use"] == 0)
 
 
@@ -186,7 +186,7 @@ def test_what_was_said_by_hand_survives_sigkill(remembering: HostServer) -> None
             assert after[key] == before[key], key
         assert server.host("static1")["state"] == "away"
         assert server.host("127.0.0.1:4002") == {}
-        # A reporter that only returns does not undo it; somebody who says so does.
+        # A reporter that only returns does not undo it; a user's `add` does.
         again = "add host=127.0.0.1 port=4002 slots=2 returning=yes"
         assert server.ask(again, port=LOADS) == "ok host=127.0.0.1:4002 slots=0 available=no"
     server.ask("add host=static1")

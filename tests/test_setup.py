@@ -1,7 +1,7 @@
-"""Set-up on machines that are not this one: other package managers, no rights, no venv module.
+"""Set-up on other machines: other package managers, no rights, no venv module.
 
-The scripts run for real, on a PATH that holds only what the test put there. Package managers, sudo,
-id, systemctl and Python are fakes that write down how they were called.
+The scripts are the real ones, on a PATH that holds only what the test put there. Package managers,
+sudo, id, systemctl and Python are fakes that record their calls.
 """
 
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-# It starts programs, many times.
+# These tests start many programs.
 pytestmark = pytest.mark.slow
 
 pytest_plugins = ["pytester"]
@@ -61,7 +61,7 @@ MANAGERS = {
 
 
 class Machine:
-    """A machine with a shell and its usual tools, and a copy of the scripts, but nothing else."""
+    """A machine that has only a shell, its usual tools, and a copy of the scripts."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -91,7 +91,7 @@ class Machine:
             self.script(self.packages / name / program, "")
 
     def manager(self, name: str, before_install: str = "") -> None:
-        """Have a package manager that installs the packages on offer, and fails for others."""
+        """Add a package manager that installs the offered packages and fails for others."""
         self.program(
             name,
             does=f"""
@@ -109,7 +109,7 @@ class Machine:
         self.program("id", does=f"echo {uid}")
 
     def calls(self, name: str) -> list[str]:
-        """Return the arguments of each call of this program so far."""
+        """Return the arguments of all calls of this program."""
         lines = (self.path / "calls").read_text().splitlines()
         return [
             args for program, _, args in (line.partition(" ") for line in lines) if program == name
@@ -118,7 +118,7 @@ class Machine:
     def run(
         self, script: str, *args: str, ci: bool = False, stdin: int = subprocess.DEVNULL
     ) -> tuple[int, str]:
-        """Run a script of the tree; return its status and what it said."""
+        """Run a script of the tree; return its status and its output."""
         done = subprocess.run(
             [self.tree / "scripts" / script, *args],
             env={"PATH": str(self.bin), "SYSTEM_PYTHON": str(self.bin / "dbusmock")}
@@ -140,14 +140,14 @@ def machine(tmp_path: Path) -> Machine:
 
 @pytest.fixture
 def distccless(machine: Machine) -> Machine:
-    """A Debian machine with all that the demo needs but distcc, which can be had."""
+    """A Debian machine with all programs of the demo but distcc, which has a package."""
     machine.program("cc", "make", "tar")
     machine.package("distcc", "distcc", "distccd")
     machine.manager("apt-get")
     return machine
 
 
-def test_nothing_is_installed_where_nothing_is_missing(machine: Machine) -> None:
+def test_nothing_is_installed_if_nothing_is_missing(machine: Machine) -> None:
     machine.program(*DEMO, *TEST)
     machine.manager("apt-get")
     for step in ("build", "setup", "demo", "test", "bench"):
@@ -156,7 +156,7 @@ def test_nothing_is_installed_where_nothing_is_missing(machine: Machine) -> None
 
 
 @pytest.mark.parametrize("manager", ["apt-get", "dnf", "pacman", "brew"])
-def test_each_manager_is_asked_for_its_own_package_names(machine: Machine, manager: str) -> None:
+def test_each_package_manager_gets_its_own_package_names(machine: Machine, manager: str) -> None:
     machine.manager(manager)
     machine.program("make", "tar")
     compiler, distcc = MANAGERS[manager]
@@ -173,7 +173,7 @@ def test_each_manager_is_asked_for_its_own_package_names(machine: Machine, manag
     assert machine.calls(manager)[-1].endswith(" " + distcc)
 
 
-def test_only_the_tests_need_the_tools_of_the_tests(distccless: Machine) -> None:
+def test_only_make_test_installs_the_programs_of_tests(distccless: Machine) -> None:
     for program, package in TEST.items():
         distccless.package(package, program)
     assert distccless.run("packages.sh", "demo")[0] == 0
@@ -188,7 +188,7 @@ def test_root_needs_no_sudo(distccless: Machine) -> None:
     assert distccless.calls("sudo") == []
 
 
-def test_a_user_installs_with_sudo_that_needs_no_password(distccless: Machine) -> None:
+def test_a_user_installs_with_sudo_if_it_asks_for_no_password(distccless: Machine) -> None:
     distccless.user(1000)
     distccless.program("sudo", does='shift; "$@"')
     assert distccless.run("packages.sh", "demo")[0] == 0
@@ -216,7 +216,7 @@ def test_sudo_may_ask_for_a_password_only_on_a_terminal(distccless: Machine) -> 
     assert distccless.calls("sudo")[-1].startswith("env DEBIAN_FRONTEND=noninteractive apt-get")
 
 
-def test_lists_are_fetched_only_after_an_install_failed(distccless: Machine) -> None:
+def test_package_lists_are_fetched_only_after_a_failed_install(distccless: Machine) -> None:
     distccless.manager("apt-get", f"test -e {distccless.path}/refreshed || exit 100")
     assert distccless.run("packages.sh", "demo")[0] == 0
     verbs = [
@@ -225,7 +225,7 @@ def test_lists_are_fetched_only_after_an_install_failed(distccless: Machine) -> 
     assert [verb.split()[0] for verb in verbs] == ["install", "update", "install"]
 
 
-def test_a_package_that_does_not_exist_keeps_no_other_away(distccless: Machine) -> None:
+def test_a_package_that_does_not_exist_does_not_prevent_the_others(distccless: Machine) -> None:
     distccless.program(*TEST)
     (distccless.bin / "dmucs").unlink()
     status, said = distccless.run("packages.sh", "test")
@@ -247,7 +247,7 @@ def test_a_package_that_does_not_exist_keeps_no_other_away(distccless: Machine) 
         ("demo", False, 1),
     ],
 )
-def test_without_distcc_there_are_tests_but_no_demo_and_no_ci(
+def test_without_distcc_tests_run_but_neither_the_demo_nor_ci(
     distccless: Machine, step: str, ci: bool, status: int
 ) -> None:
     distccless.user(1000)
@@ -259,7 +259,7 @@ def test_without_distcc_there_are_tests_but_no_demo_and_no_ci(
     assert "run `sudo apt-get install distcc`" in said
 
 
-def test_without_a_compiler_there_is_nothing(machine: Machine) -> None:
+def test_without_a_compiler_set_up_fails(machine: Machine) -> None:
     status, said = machine.run("packages.sh", "build")
     assert status == 1
     assert said == (
@@ -284,7 +284,7 @@ def test_a_service_that_ran_before_is_left_alone(distccless: Machine) -> None:
 
 
 def python(machine: Machine, *can: str, name: str = "python3") -> None:
-    """Have a Python that can make a venv in these ways: "venv" by itself, "pip" into a bare one."""
+    """Add a Python that can make a venv: "venv" by itself, "pip" into a bare one."""
     venv = machine.path / "venv-python"
     machine.script(venv, 'case "$*" in "-m pip --version") test -e .venv/pip ;; esac')
     bare = f"mkdir -p .venv/bin && cp {venv} .venv/bin/python"
@@ -320,7 +320,7 @@ def test_a_venv_is_made_once(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("harm", [".stamp", "pip", "bin/python"])
-def test_a_venv_that_is_half_made_or_broken_is_made_anew(machine: Machine, harm: str) -> None:
+def test_a_broken_or_unfinished_venv_is_made_again(machine: Machine, harm: str) -> None:
     python(machine, "venv")
     machine.run("venv.sh")
     (machine.tree / ".venv" / harm).unlink()
@@ -342,7 +342,7 @@ def test_a_python_without_ensurepip_gets_its_venv_another_way(machine: Machine, 
     assert (machine.tree / ".venv/pip").exists()
 
 
-def test_where_no_way_to_a_venv_works_one_line_says_so(machine: Machine) -> None:
+def test_one_line_says_that_no_venv_can_be_made(machine: Machine) -> None:
     python(machine)
     status, said = machine.run("venv.sh")
     assert status == 1
@@ -350,13 +350,13 @@ def test_where_no_way_to_a_venv_works_one_line_says_so(machine: Machine) -> None
     assert not (machine.tree / ".venv").exists()
 
 
-def test_an_old_python_is_passed_over(machine: Machine) -> None:
+def test_an_old_python_is_skipped(machine: Machine) -> None:
     python(machine, "venv")
     machine.program("python3.13", "python3.12", does="exit 1")
     assert machine.run("venv.sh") == (0, MADE.format(machine.bin))
 
 
-def test_without_a_python_one_line_says_so(machine: Machine) -> None:
+def test_one_line_says_that_there_is_no_python(machine: Machine) -> None:
     assert machine.run("venv.sh") == (
         1,
         "set-up: no Python 3.11 or newer found on PATH: install one, or name it: "
@@ -378,7 +378,7 @@ def test_without_a_python_one_line_says_so(machine: Machine) -> None:
         ("ERROR: No matching distribution for rich", "ERROR: No matching distribution for rich"),
     ],
 )
-def test_why_pip_failed_is_said_in_one_line(machine: Machine, output: str, reason: str) -> None:
+def test_one_line_says_why_pip_failed(machine: Machine, output: str, reason: str) -> None:
     python(machine, "venv")
     fails = f"cat <<'END'\n{output}\nEND\nexit 1"
     machine.script(machine.path / "venv-python", f'[ "$3" = --version ] && exit\n{fails}')
@@ -392,7 +392,7 @@ def test_why_pip_failed_is_said_in_one_line(machine: Machine, output: str, reaso
 
 
 @pytest.mark.needs("shellcheck")
-def test_the_shell_scripts_are_sound() -> None:
+def test_shellcheck_finds_nothing_in_the_scripts() -> None:
     scripts = [*sorted((ROOT / "scripts").glob("*.sh")), ROOT / ".ci/run"]
     subprocess.run(["shellcheck", *scripts], check=True)
 
@@ -405,7 +405,7 @@ def test_make_alone_lists_the_targets() -> None:
 
 
 @pytest.mark.parametrize("ci", [False, True])
-def test_a_test_that_misses_a_program_skips_and_in_ci_fails(
+def test_a_test_whose_program_is_missing_is_skipped_and_fails_in_ci(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, ci: bool
 ) -> None:
     pytester.makeconftest((ROOT / "tests/conftest.py").read_text())

@@ -1,4 +1,4 @@
-"""simulate-farm: the figures that placement promises, and what is said of a bad file."""
+"""simulate-farm: the figures that placement promises, and the errors for bad files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from compilefarm.core.learning.learning import Learning
 from compilefarm.core.placement.policies import make_policy
 from compilefarm.protocol.declaration import Declaration
 from compilefarm.protocol.hosts_info import parse_hosts_info
-from compilefarm.simulate.main import Build, Result, Simulation, jain_index, lower_bound_s
+from compilefarm.simulate.bounds import jain_index, lower_bound_s
+from compilefarm.simulate.simulation import Result, SimulatedBuild, Simulation
 from compilefarm.simulate.trace import ForeignLoad, TracedFile, parse_trace
 
 BENCH = Path(__file__).parent.parent / "bench"
@@ -38,7 +39,7 @@ def play(
 ) -> list[Result]:
     chance = random.Random(1)
     simulation = Simulation(make_policy(policy, Learning(), chance), hosts, load, 0.0, chance)
-    made = [Build(f"user{n}", f"/home/user{n}", files, jobs) for n in range(builders)]
+    made = [SimulatedBuild(f"user{n}", f"/home/user{n}", files, jobs) for n in range(builders)]
     return [simulation.play(made) for _ in range(builds)]
 
 
@@ -76,7 +77,7 @@ def test_builds_are_as_good_as_promised() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_no_first_build_is_worse_than_the_fastest_free_cpu(seed: int) -> None:
-    """Nothing is known of it, and backups take only what would be idle."""
+    """Its costs are unknown, and backups take only slots that would be idle."""
     for hosts in unlike.farms(seed).values():
         slots = sum(host.slots or 1 for host in hosts)
         for files in unlike.traces(seed).values():
@@ -87,7 +88,7 @@ def test_no_first_build_is_worse_than_the_fastest_free_cpu(seed: int) -> None:
 
 @pytest.mark.slow
 def test_users_share_the_farm_evenly_and_lose_nothing_by_it() -> None:
-    """Four builders are held against one who does the same work with as many compiles at once."""
+    """Four builders are compared with one that has the same work and as many compiles at once."""
     slower: list[list[float]] = [[], []]
     for hosts, files, jobs in cases():
         four = play("earliest", hosts, files, jobs, builders=4, builds=2)
@@ -103,7 +104,7 @@ def test_users_share_the_farm_evenly_and_lose_nothing_by_it() -> None:
 
 
 @pytest.mark.slow
-def test_wrong_power_indices_are_made_good_by_the_third_build() -> None:
+def test_wrong_power_indices_hardly_matter_from_the_third_build_on() -> None:
     chance = random.Random(5)
     right, wrong = [], []
     for hosts, files, jobs in cases():
@@ -125,7 +126,7 @@ def test_wrong_power_indices_are_made_good_by_the_third_build() -> None:
     assert mean(wrong) <= 1.10 * mean(right)
 
 
-def test_nobody_waits_for_a_slot_that_no_lease_will_bring() -> None:
+def test_no_file_waits_for_a_slot_that_no_lease_will_free() -> None:
     """A file that fits nowhere in time starts on the fastest free slot, if none faster is busy."""
     chance = random.Random(2)
     speeds = [8.0 ** chance.random() for _ in range(200)]
@@ -144,8 +145,8 @@ def test_like_files_do_not_all_wait_for_the_same_fast_slot() -> None:
     assert play("earliest", hosts, files, 58, builds=2)[-1].ratio <= 1.6
 
 
-def test_what_runs_on_a_slow_slot_makes_no_room_for_a_slower_one() -> None:
-    """The best: three files on each fast slot, the last four on those half as fast."""
+def test_a_file_on_a_slow_slot_does_not_justify_a_slower_one() -> None:
+    """Best is: three files on each fast slot, and the last four on slots half as fast."""
     speeds = [(32, 5.0), (8, 2.0), (8, 1.8), (8, 1.6), (8, 1.4), (8, 1.2), (8, 1.0)]
     hosts = [
         Declaration(f"h{n}", slots=slots, power_index=speed)
@@ -155,7 +156,7 @@ def test_what_runs_on_a_slow_slot_makes_no_room_for_a_slower_one() -> None:
     assert play("earliest", hosts, files, 80, builds=2)[-1].makespan_s <= 0.26
 
 
-def test_a_host_that_its_owner_uses_is_left_alone_within_two_seconds() -> None:
+def test_a_host_gets_no_files_two_seconds_after_its_owner_is_back() -> None:
     hosts = [
         Declaration("desk", slots=4, power_index=8.0),
         Declaration("other", slots=4, power_index=2.0),
@@ -165,7 +166,7 @@ def test_a_host_that_its_owner_uses_is_left_alone_within_two_seconds() -> None:
     free = play("earliest", hosts, files, 8)[0].makespan_s
     without = play("earliest", hosts[1:], files, 8)[0].makespan_s
     loaded = play("earliest", hosts, files, 8, load=load)[0].makespan_s
-    # For 20 s only the other host's share of the work goes on; noticing costs 2 s each way at most.
+    # For 20 s only the other host works. Noticing takes 2 s at most, at the beginning and the end.
     lost_s = 20.0 * (1 - free / without)
     assert free + lost_s - 1.0 <= loaded <= free + lost_s + 4.0
 
@@ -178,10 +179,10 @@ def test_a_long_first_build_uses_slots_that_a_short_one_leaves_alone() -> None:
 
 
 def test_a_host_that_became_fast_is_found_again() -> None:
-    """It was slow, and so is not used; a short file that costs little goes there to find out."""
+    """It was slow, so it is not used. A short file is sent there to measure it."""
     files = parse_trace(TRACES["redis"].read_text(), "redis")
     learning = Learning()
-    builds = [Build("user", "/home/user", files, 8)]
+    builds = [SimulatedBuild("user", "/home/user", files, 8)]
 
     def farm(speed: float, now: float) -> Simulation:
         hosts = [
@@ -194,15 +195,15 @@ def test_a_host_that_became_fast_is_found_again() -> None:
     before = farm(1.0, 0.0)
     was = [before.play(builds).makespan_s for _ in range(3)]
     assert learning.speed("c") == pytest.approx(1.0, rel=0.1)
-    assert was[2] <= 1.01 * was[0]  # to measure costs next to nothing
+    assert was[2] <= 1.01 * was[0]  # measuring costs next to nothing
     after = farm(12.0, 7 * 86_400.0)
     now = [after.play(builds).makespan_s for _ in range(2)]
     assert learning.speed("c") == pytest.approx(12.0, rel=0.1)
     assert now[1] <= 0.5 * was[2]
 
 
-def test_slots_that_share_cores_are_used_last_once_it_is_known() -> None:
-    """With one compile for two slots, the other hosts are better than the second half of these."""
+def test_slots_that_share_cores_are_used_last_once_this_is_learned() -> None:
+    """With one compile for two slots, other hosts are better than these hosts' later slots."""
     said = [("a", 16, 4.0, 0.55), ("b", 16, 3.0, None), ("c", 8, 2.0, 0.7)]
     files = parse_trace(TRACES["redis"].read_text(), "redis")
     ratios = {}
@@ -245,7 +246,7 @@ def test_the_program_prints_json() -> None:
     assert [user["user"] for user in build["users"]] == ["user1", "user2"]
 
 
-def test_the_program_names_what_is_wrong(tmp_path: Path) -> None:
+def test_errors_in_files_name_file_line_and_column(tmp_path: Path) -> None:
     bad = tmp_path / "bad.csv"
     bad.write_text("source,compile_s\na.c,0\n")
     done = run("--hosts-info", FARMS["office"], "--trace", bad, "--jobs", 8)
@@ -282,7 +283,7 @@ def test_a_trace_need_not_be_utf_8(tmp_path: Path) -> None:
     assert run("--hosts-info", FARMS["office"], "--trace", latin, "--jobs", 8).returncode == 0
 
 
-def test_who_stops_reading_is_no_error() -> None:
+def test_a_reader_that_stops_reading_causes_no_message() -> None:
     command = [
         sys.executable,
         "-m",

@@ -11,7 +11,12 @@ import pytest
 from storms.plan import BuilderPlan, Fault, HostPlan, Plan, plan_of
 from storms.story import failure_of, shortest, tell
 
-from compilefarm.core.farm.farm import Farm
+from compilefarm.core.farm.leases import Leases
+from compilefarm.core.farm.requests import Requests
+from compilefarm.core.farm.returns import Returns
+from compilefarm.core.farm.roster import Roster
+from compilefarm.core.farm.turn import Turn
+from compilefarm.core.model import Lease, Outcome
 from compilefarm.server.connections.requests import RequestConnection
 from compilefarm.server.host_server import HostServer
 
@@ -81,24 +86,29 @@ def test_a_host_that_does_not_come_back_is_found(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_slot_that_is_lost_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    end = Farm._end_lease
+    end = Leases.end
 
-    def lose(farm: Farm, lease: object, outcome: object) -> None:
-        end(farm, lease, outcome)  # type: ignore[arg-type]
-        lease.host.free[:-1] = []  # type: ignore[attr-defined]
+    def lose(leases: Leases, lease: Lease, outcome: Outcome, turn: Turn) -> None:
+        end(leases, lease, outcome, turn)
+        lease.host.free[:-1] = []
 
-    monkeypatch.setattr(Farm, "_end_lease", lose)
-    assert "the books are wrong" in failure_of(PLAN)
+    monkeypatch.setattr(Leases, "end", lose)
+    failure = failure_of(PLAN)
+    assert failure.startswith("the books are wrong: ")
+    assert "a slot is lost" in failure
+    assert "LeaseEnded" in failure, "the latest events"
+    assert failure.splitlines()[-1].startswith("Played again: event ")
+    assert "breaks a promise" in failure, "it is the farm's defect"
 
 
 def test_a_request_that_is_forgotten_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    grant = Farm._grant
+    grant = Requests.grant
 
-    def forget(farm: Farm) -> None:
-        if farm.granted != 7:
-            grant(farm)
+    def forget(requests: Requests, turn: Turn) -> None:
+        if requests._totals.granted != 7:
+            grant(requests, turn)
 
-    monkeypatch.setattr(Farm, "_grant", forget)
+    monkeypatch.setattr(Requests, "grant", forget)
     assert "a request waits while a slot that it may have is free" in failure_of(PLAN)
 
 
@@ -134,12 +144,12 @@ def test_a_host_that_was_taken_out_stays_out_over_a_restart(
     drain = Fault(0.5, "drain", "birch", 20.0)
     plan = Plan(5, "tier", HOSTS, BUILDERS, (drain, *RESTART.faults))
     assert failure_of(plan) == ""
-    monkeypatch.setattr(Farm, "_remember_removed", lambda *_: None)
+    monkeypatch.setattr(Roster, "remember_removed", lambda *_: None)
     assert "a host that was taken out by hand is back" in failure_of(plan)
 
 
 def test_a_slot_that_is_granted_again_after_a_restart_is_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Farm, "_hold", lambda *_: None)
+    monkeypatch.setattr(Returns, "await_leases", lambda *_: None)
     assert "a slot was granted twice" in failure_of(RESTART)

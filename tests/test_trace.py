@@ -1,4 +1,4 @@
-"""Traces and load files: what is wrong in them is named by file, line and column."""
+"""Traces and load files: errors name file, line and column."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_trace_is_read_by_the_names_of_its_columns() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("", "t.csv:1: the file is empty"),
         (HEADER, "t.csv:1: the trace has no files"),
@@ -41,10 +41,10 @@ def test_a_trace_is_read_by_the_names_of_its_columns() -> None:
         (HEADER + "a.c,0\n", "t.csv:2: 2 columns where 3 are named"),
     ],
 )
-def test_what_is_wrong_in_a_trace_is_named(text: str, says: str) -> None:
+def test_errors_in_a_trace_name_line_and_column(text: str, message: str) -> None:
     with pytest.raises(TraceError) as error:
         parse_trace(text, "t.csv")
-    assert str(error.value) == says
+    assert str(error.value) == message
 
 
 def test_a_trace_may_come_from_a_spreadsheet() -> None:
@@ -53,12 +53,12 @@ def test_a_trace_may_come_from_a_spreadsheet() -> None:
 
 
 @pytest.mark.parametrize("source", ["a\fb.c", "a\u2028b.c", "a\x1cb.c", '"a\nb.c"'])
-def test_a_name_may_have_anything_in_it(source: str) -> None:
+def test_a_name_may_have_any_characters(source: str) -> None:
     [file] = parse_trace(f"source,compile_s\n{source},1\n", "t.csv")
     assert file.source == source.strip('"')
 
 
-def test_load_comes_in_the_order_of_time() -> None:
+def test_load_is_in_the_order_of_time() -> None:
     text = "time_s,host,foreign_cpus\n5,a,2\n1,b,0.5\n"
     changes = [ForeignLoad(1.0, "b", 0.5), ForeignLoad(5.0, "a", 2.0)]
     assert parse_load(text, "l.csv", {"a", "b"}) == changes
@@ -68,12 +68,12 @@ def test_load_comes_in_the_order_of_time() -> None:
         parse_load("time_s,host,foreign_cpus\n1,c,2\n", "l.csv", {"a"})
 
 
-def test_a_record_is_read_though_a_compile_was_over_at_once() -> None:
+def test_a_record_may_have_a_compile_that_took_no_time() -> None:
     text = "source,compile_s,ending\na.c,0.0000,done\nb.c,1,failed\n"
     assert parse_trace(text, "r.csv") == [TracedFile("a.c", 0.0001)]
 
 
-def test_a_record_is_read_though_a_client_said_little() -> None:
+def test_a_record_may_lack_what_its_client_left_out() -> None:
     text = (
         "source,compile_s,user,dir,arrived_s,granted_s,ended_s,ending\n"
         ",200000,10.0.0.1,,0,0,20,done\n"  # twenty seconds, on a host of power index 10,000

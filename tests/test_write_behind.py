@@ -100,3 +100,22 @@ def test_a_saved_host_that_makes_no_sense_is_ignored(
         Availability(Declaration("desk1", slots=4), "10.0.0.1", True, False),
     )
     assert "what was saved for desk2 makes no sense" in caplog.text
+
+
+def test_learned_speeds_survive_as_they_were(tmp_path: Path) -> None:
+    async def live(builds: int) -> list[float]:
+        learning = Learning()
+        keeper = behind(tmp_path, learning)
+        await keeper.restore()
+        for host in ("h", "i"):
+            learning.declare(host, 1.0)
+        for build in range(builds):
+            for n in range(20):
+                host, speed = (("h", 1.0), ("i", 3.0))[(n + build) % 2]
+                learning.observe("/d", f"{n}.c", host, (n + 1.0) / speed, build * 50.0 + n)
+        await keeper.close()
+        return [learning.speed(host) for host in ("h", "i")]
+
+    before = asyncio.run(live(builds=6))
+    assert before[1] > 2.0 * before[0]
+    assert asyncio.run(live(builds=0)) == pytest.approx(before)

@@ -1,8 +1,8 @@
 """host-server in the simulated world: the real one, from its connections to its timers.
 
-It is the real `HostServer` with the real farm, policies and connections, in a process of the
-world. The parts that `server/main.py` adds on a real machine are missing: sockets, signals, the
-monitor port and files. Only the availability of hosts survives a restart, on a simulated disk.
+It is `HostServer` with the real farm, policies and connections, as a process of the world. What
+`server/main.py` adds on a real machine (sockets, signals, the monitor port, files) is not here. One
+thing is: the hosts' availability is saved on a simulated disk.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import cast
 
-from compilefarm.core.events import EarlierLife, Event, HostsListed
+from compilefarm.core.events import EarlierLife, Effect, Event, HostsListed
+from compilefarm.core.farm.farm import Farm
+from compilefarm.core.farm.story import Played, facts, replay
 from compilefarm.core.learning.learning import Learning
 from compilefarm.core.model import Availability
 from compilefarm.core.placement.policies import make_policy
+from compilefarm.core.placement.policy import Policy
 from compilefarm.protocol.declaration import Declaration
 from compilefarm.protocol.ports import BASE_PORT
 from compilefarm.server.access import networks_by_port
@@ -60,6 +63,19 @@ class _Disk:
         while True:
             await asyncio.sleep(WRITE_BEHIND_S)
             await self.written()
+
+
+class _RecordedFarm(Farm):
+    """A farm that remembers everything that happened to it."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__(policy)
+        self.events: list[tuple[Event, float, list[Effect]]] = []
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        effects = super().handle(event, now)
+        self.events.append((event, now, effects))
+        return effects
 
 
 class WatchedServer(HostServer):
@@ -106,9 +122,18 @@ class ServerProgram:
         self._network.end_process(self.process, self.machine)
         self.server = None
 
+    def played_again(self) -> str:
+        """Play everything since the last start into a fresh farm; return how that ends."""
+        events = self._farm.events
+        played = [Played(event, now, facts(effects)) for event, now, effects in events]
+        return replay(played, Farm(self._new_policy())) or "nothing is wrong"
+
+    def _new_policy(self) -> Policy:
+        return make_policy(self._policy, Learning(), random.Random(self.starts))
+
     def _begin(self) -> None:
-        policy = make_policy(self._policy, Learning(), random.Random(self.starts))
-        server = self.server = WatchedServer(policy, networks_by_port(()))
+        server = self.server = WatchedServer(self._new_policy(), networks_by_port(()))
+        server.farm = self._farm = _RecordedFarm(self._new_policy())
         server.life = f"life{self.starts}"  # a real one draws a random text
         disk = _Disk(self._kept, server)
         server.write_behind = cast(WriteBehind, disk)

@@ -23,7 +23,8 @@ from __future__ import annotations
 from collections import Counter, deque
 from typing import TYPE_CHECKING
 
-from compilefarm.core.farm.farm import LOST_AFTER_S, SILENT_AFTER_S
+from compilefarm.core.farm.hosts import SILENT_AFTER_S
+from compilefarm.core.farm.roster import LOST_AFTER_S
 from compilefarm.core.model import Host, Request, State
 from compilefarm.server.connections.requests import RequestConnection
 
@@ -72,7 +73,8 @@ class Watch:
         try:
             server.farm.check()
         except AssertionError as error:
-            raise Broken(f"the books are wrong: {error}") from error
+            again = self._world.program.played_again()
+            raise Broken(f"the books are wrong: {error}\nPlayed again: {again}") from error
         self._no_request_waits_for_nothing(server)
         self._no_lease_without_host(server)
         self._a_removed_host_stays_out(server)

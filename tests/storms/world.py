@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 
-from compilefarm.core.farm.farm import LACKS_FOR_S
+from compilefarm.core.farm.failures import LACKS_FOR_S
 from compilefarm.core.model import State
 from compilefarm.protocol.declaration import Declaration
 

@@ -1,8 +1,7 @@
-"""What can happen to a farm, and what it can ask of its shell: the vocabulary of `Farm.handle`.
+"""Everything that can happen to a farm, and everything that it can ask of its shell.
 
-An event states a fact of the outside world; an effect asks for a deed there. Neither says how.
-Named tuples, because one of each is made for every compile and nothing in Python that is immutable
-is cheaper.
+An event states a fact about the outside world. An effect asks for an action there, without saying
+how. Both are named tuples: each compile makes several, and nothing immutable in Python is cheaper.
 """
 
 from __future__ import annotations
@@ -14,24 +13,24 @@ from compilefarm.protocol.declaration import Declaration
 
 
 class HostsListed(NamedTuple):
-    """hosts-info was read; it replaces what was read before."""
+    """hosts-info was read; its declarations replace those read before."""
 
     declarations: tuple[Declaration, ...]
 
 
 class EarlierLife(NamedTuple):
-    """This server follows one that ended, and of whose leases some may still run.
+    """A server ran before this one, and some of its leases may still run.
 
-    It comes once, after the first `HostsListed`; `hosts` is what that server knew.
+    It comes once, after the first `HostsListed`; `hosts` are the hosts that server knew.
     """
 
     hosts: tuple[Availability, ...]
 
 
 class HostAdded(NamedTuple):
-    """A host says that it is available, at that address.
+    """A host is available, at that address.
 
-    `returning`: it said so before, and now only comes back to a server that it lost.
+    `returning`: the host was available before, and now only comes back after it lost its server.
     """
 
     declaration: Declaration
@@ -40,14 +39,14 @@ class HostAdded(NamedTuple):
 
 
 class HostRemoved(NamedTuple):
-    """A host is no longer available; what runs there goes on."""
+    """A host is no longer available; running compiles go on."""
 
     host: str
     port: int
 
 
 class HostDrained(NamedTuple):
-    """A host is to leave when its leases have ended, or after `grace_s`."""
+    """A host must leave when its leases have ended, or after `grace_s`."""
 
     host: str
     port: int
@@ -55,7 +54,7 @@ class HostDrained(NamedTuple):
 
 
 class LoadReported(NamedTuple):
-    """A host reported its load; `returning` as in `HostAdded`."""
+    """A host reported its load; `returning` means the same as in `HostAdded`."""
 
     host: str
     port: int
@@ -65,16 +64,16 @@ class LoadReported(NamedTuple):
 
 
 class ReportsEnded(NamedTuple):
-    """The connection on which a host reported its load is gone."""
+    """The connection that brought a host's load reports is gone."""
 
     name: str
 
 
 class OwnerReported(NamedTuple):
-    """Somebody who watches a host says whether its owner is there, and for how long.
+    """A watcher of a host reports whether the owner is present, and for how long.
 
-    `watcher` is any number of his own, `since_s` None where the owner is not there. With `revoke`
-    the compiles that run there are to run elsewhere.
+    `watcher` is a number that identifies the watcher. `since_s` is None while the owner is absent.
+    With `revoke`, the compiles that run there must run elsewhere.
     """
 
     host: str
@@ -86,14 +85,14 @@ class OwnerReported(NamedTuple):
 
 
 class WatcherEnded(NamedTuple):
-    """The connection of one who watched a host is gone."""
+    """A watcher's connection is gone."""
 
     name: str
     watcher: int
 
 
 class HostProbed(NamedTuple):
-    """What came of a `Probe`; `compiled`: it did the compile of nothing."""
+    """The result of a `Probe`. `compiled`: the host compiled an empty file."""
 
     name: str
     answered: bool
@@ -101,15 +100,15 @@ class HostProbed(NamedTuple):
 
 
 class RequestArrived(NamedTuple):
-    """A client wants a slot. Its id was never used before; ids grow in the order of arrival."""
+    """A client wants a slot. The request's id is new; ids grow in the order of arrival."""
 
     request: Request
 
 
 class LeaseAttached(NamedTuple):
-    """A client has a lease from another server or an earlier life of this, and runs already.
+    """A client has a lease from another server, or from before a restart; its compile runs.
 
-    The request is as in `RequestArrived`. `host` and `port` are where it runs, since `running_s`.
+    The request is as in `RequestArrived`. The compile has run on `host` for `running_s` seconds.
     """
 
     request: Request
@@ -130,7 +129,7 @@ class RequestEnded(NamedTuple):
 
 
 class BackupEnded(NamedTuple):
-    """A client has ended a backup without a result; the first attempt goes on."""
+    """A client ended a backup without a result; the first attempt goes on."""
 
     id: int
     attempt: int
@@ -138,7 +137,7 @@ class BackupEnded(NamedTuple):
 
 
 class TimePassed(NamedTuple):
-    """Nothing happened but that time went by."""
+    """Time passed, and nothing else happened."""
 
 
 Event = (
@@ -181,7 +180,7 @@ class Refuse(NamedTuple):
 
 
 class Revoke(NamedTuple):
-    """Tell a client that its lease has ended from this side."""
+    """Tell a client that the farm ended its lease."""
 
     id: int
     reason: str
@@ -194,16 +193,16 @@ class BackUp(NamedTuple):
 
 
 class DropBackup(NamedTuple):
-    """Tell a client that its backup has ended from this side."""
+    """Tell a client that the farm ended its backup."""
 
     lease: Lease
     reason: str
 
 
 class Probe(NamedTuple):
-    """Find out whether a host does a compile of nothing; `HostProbed` is to follow.
+    """Find out whether a host can compile an empty file; `HostProbed` must follow.
 
-    Where no compiler is named, it is enough that it takes a connection.
+    If no compiler is named, a host that accepts a connection is enough.
     """
 
     name: str
@@ -213,7 +212,7 @@ class Probe(NamedTuple):
 
 
 class DrainEnded(NamedTuple):
-    """A drain has come to its end; `reason` says why, if it was called off."""
+    """A drain ended, after `revoked` leases were revoked; `reason` says why it was called off."""
 
     name: str
     revoked: int
@@ -228,13 +227,13 @@ class HostNoted(NamedTuple):
 
 
 class AvailabilityChanged(NamedTuple):
-    """What somebody said of a host's availability is to be kept: `Farm.availability` has it."""
+    """Save a host's availability, which `Farm.availability` returns."""
 
     name: str
 
 
 class LeaseEnded(NamedTuple):
-    """A lease ended, and so; for records."""
+    """A lease ended at `ended` with that outcome; for records."""
 
     lease: Lease
     outcome: Outcome

@@ -1,8 +1,8 @@
-"""What is in a farm: hosts, slots, leases, requests, and what is known of each.
+"""What is in a farm: hosts, slots, leases, requests, and the known facts about each.
 
-Plain records. They decide nothing: who may change them is the farm (`farm.py`), and who reads them
-is a placement policy or a snapshot. Times are seconds on whatever clock the shell passes in; only
-differences between them mean anything. Nothing here knows of sockets, clocks, or logs.
+Plain records that decide nothing. The farm (`core/farm`) changes them; placement policies and
+snapshots read them. Times are seconds on the clock that the shell passes in: only differences
+between them mean anything. Nothing here knows sockets, clocks or logs.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from itertools import count
 
-from compilefarm.core.owner_share import Proportion
+from compilefarm.core.owner_share import OwnerShare
 from compilefarm.protocol.declaration import Declaration, Mode
 
-# A host's types, its compilers (empty: any), and the compilers that it was seen to be without.
+# A host's types, its compilers (empty: any), and the compilers that it was found to lack.
 Signature = tuple[frozenset[str], frozenset[str], frozenset[str]]
 
 
@@ -24,8 +24,8 @@ Signature = tuple[frozenset[str], frozenset[str], frozenset[str]]
 class Load:
     """One load report. CPU figures are in CPUs, averages as `uptime` shows them.
 
-    `own_*` is the part of distccd's process tree, `foreign_cpus` all other CPU use over the same
-    time. None means that the reporter could not know.
+    `own_*` is the part of distccd's process tree; `foreign_cpus` is all other CPU use in the same
+    time. None means that the reporter could not measure it.
     """
 
     load_averages: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -35,8 +35,8 @@ class Load:
     cpus: int | None = None
     memory_free_mb: float | None = None
     memory_total_mb: float | None = None
-    compile_memory_mb: float | None = None  # of the largest compile that runs there
-    compiles: int | None = None  # that run there now, whoever sent them
+    compile_memory_mb: float | None = None  # of the largest running compile
+    compiles: int | None = None  # running now, with or without a lease
     cpu_pressure: float | None = None
     distccd: str = ""
 
@@ -53,10 +53,10 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Availability:
-    """Whether a host is to be used, as somebody said: what one life of the server leaves the next.
+    """Whether people want a host to be used: the one fact that outlives the server.
 
-    `declaration` names the host, and has what was said of it. `reported`: a load reporter spoke for
-    it, so it is there only once that does so again.
+    `declaration` names the host and describes it. `reported` says that a load reporter ran there;
+    such a host is used again only once its reporter is back.
     """
 
     declaration: Declaration
@@ -66,37 +66,37 @@ class Availability:
 
 
 class State(Enum):
-    """Whether a host can be given leases, and if not, what kind of reason there is."""
+    """Whether a host can have leases, and if not, the kind of reason."""
 
     UP = "up"
-    OWNER = "owner"  # its owner is there, or nobody watches that he is not
-    AWAY = "away"  # known, but not added, or removed again
+    OWNER = "owner"  # its owner is present, or may be
+    AWAY = "away"  # known, but not added or removed again
     DRAINING = "draining"  # leaves when its last lease ends
-    SILENT = "silent"  # it reported its load, and stopped
-    MUTE = "mute"  # reachable, but its distccd does not get to run
-    QUARANTINED = "quarantined"  # failed a compile, and has not yet shown that it is back
+    SILENT = "silent"  # its load reports stopped
+    MUTE = "mute"  # reachable, but its distccd does not run
+    QUARANTINED = "quarantined"  # failed a compile; its next probe decides
 
 
 @dataclass(slots=True, eq=False)
 class Host:
-    """A compile host: what is said of it, what it reports, its slots, and how it stands.
+    """A compile host: its declarations, its reports, its slots and its state.
 
-    `capacity` is how many compiles it takes at most, `slots` how many of these it offers now, and
-    `strays` how many compiles run there of which no lease is known. Free slots are numbers below
-    `slots`, in a heap, so that low numbers are used first. There are as many as leases and strays
-    leave: when `slots` shrinks, whatever is leased above it counts too.
+    `capacity` is the most compiles that it takes, and `slots` the number that it offers now.
+    `strays` is the number of compiles that run there without a known lease. `free` has the numbers
+    of free slots, all below `slots`, in a heap, so that low numbers are used first. There are
+    `slots - in_use` of them: when `slots` shrinks, a lease on a higher slot still counts.
     """
 
     name: str
     address: str
     port: int
     listed: Declaration | None = None  # by hosts-info
-    offered: Declaration | None = None  # by itself, when it was added
+    offered: Declaration | None = None  # by the host itself, when it was added
     capacity: int = 0
     slots: int = 0
     power_index: float = 1.0
     mode: Mode = Mode.DEDICATED
-    proportion: Proportion = field(default_factory=Proportion)
+    owner_share: OwnerShare = field(default_factory=OwnerShare)
     types: frozenset[str] = frozenset()
     compilers: frozenset[str] = frozenset()  # empty: any
     free: list[int] = field(default_factory=list)
@@ -105,7 +105,7 @@ class Host:
 
     state: State = State.AWAY
     reason: str = "was not added"
-    tier: int | None = None  # where the policy has it; None while it gives it no leases
+    tier: int | None = None  # None while the policy gives the host no leases
     added: bool = False
     drain_until: float | None = None
     silent: bool = False
@@ -114,67 +114,69 @@ class Host:
     load: Load | None = None
     load_at: float | None = None
 
-    # By who watches: since when the owner is there, None where he is not.
+    # By watcher: since when the owner is present; None while the owner is absent.
     watchers: dict[int, float | None] = field(default_factory=dict)
     owner_left_at: float = -math.inf
 
-    # It ran compiles before we knew it: until then, all that has no lease counts as in use.
-    settles_at: float | None = None
-    held_at: float = -math.inf  # when that began last
+    # The host is back, and clients attach their leases. Until then, each slot without a lease
+    # counts as in use.
+    attach_until: float | None = None
+    attach_began: float = -math.inf  # when that time began, the last time
     most_leases: int = 0  # at once, since the last report
-    unexplained: float = math.inf  # compiles beyond these, in the last report
+    unexplained: float = math.inf  # compiles in the last report, beyond these
 
-    failures: int = 0  # not yet forgotten; those that came at once count as one
+    failures: int = 0  # not yet forgotten; failures at the same time count as one
     failed_at: float = -math.inf
-    failed_builder: str = ""  # whose compile was the last that failed and counted
-    well_for_others: bool = False  # since then, compiles of other builders went well
-    vouched_at: float = -math.inf  # when it last answered a probe although nothing ended there
-    failed_compiler: str = ""  # the compiler of the last failure
-    doubts: dict[str, int] = field(
-        default_factory=dict
-    )  # compiler: failures of a host that answers
-    lacks: frozenset[str] = frozenset()  # compilers that it was seen to be without
+    failed_builder: str = ""  # of the last failure that counted
+    well_for_others: bool = False  # since then, compiles of other builders succeeded
+    vouched_at: float = -math.inf  # when it last answered a probe although no compile ended
+    failed_compiler: str = ""  # of the last failure
+    # By compiler: how often a compile failed although the host then answered its probe.
+    doubts: dict[str, int] = field(default_factory=dict)
+    lacks: frozenset[str] = frozenset()  # compilers that it was found to lack
     compiles: int = 0
     last_end: float = -math.inf
 
     @property
     def up(self) -> bool:
-        """Whether the farm has nothing against new leases here; the policy may still have."""
+        """Whether the host may have new leases; the policy may still give it none."""
         return self.state is State.UP
 
     @property
     def owner_since(self) -> float | None:
-        """Since when its owner is there; None where nobody who watches it sees him."""
+        """Since when the owner is present; None while no watcher sees them."""
+        if not self.watchers:
+            return None
         return min((since for since in self.watchers.values() if since is not None), default=None)
 
     @property
     def signature(self) -> Signature:
-        """What decides which requests may use the host, their `avoid` apart."""
+        """The facts that decide which requests may use the host, apart from their `avoid`."""
         return (self.types, self.compilers, self.lacks)
 
     @property
     def in_use(self) -> int:
-        """How many of its slots are in use, by leases and by strays."""
+        """The number of slots in use, by leases and by strays."""
         return len(self.leases) + self.strays
 
     def set_slots(self, slots: int) -> None:
-        """Have so many slots from now on; running leases keep theirs."""
+        """Change the number of slots; running leases keep theirs."""
         self.slots = slots
         self._free_what_is_left()
 
     def set_strays(self, strays: int) -> None:
-        """Count so many slots as in use without a lease."""
+        """Change the number of slots in use without a lease; a negative number counts as 0."""
         strays = max(0, strays)
         if strays != self.strays:
             self.strays = strays
             self._free_what_is_left()
 
     def take_slot(self) -> int:
-        """Take the lowest free slot; raises IndexError where there is none."""
+        """Take the lowest free slot and return it; raises IndexError if there is none."""
         return heapq.heappop(self.free)
 
     def take_slot_in_use(self) -> int:
-        """Take a slot for a compile that runs already: a stray's, a free one, or one too many."""
+        """Return a slot for a compile that already runs: a stray's, a free one, or an extra one."""
         if self.strays:
             self.strays -= 1
         elif self.free:
@@ -182,15 +184,15 @@ class Host:
         return self._unused_slot()
 
     def give_back(self, slot: int) -> None:
-        """Make a slot free again that no lease has any more, unless the host has shrunk."""
-        if len(self.free) + self.in_use >= self.slots:
+        """Free the slot of a lease that ended, unless the host has shrunk meanwhile."""
+        if len(self.free) + len(self.leases) + self.strays >= self.slots:
             return
         if slot >= self.slots:
             slot = self._unused_slot()
         heapq.heappush(self.free, slot)
 
     def _unused_slot(self) -> int:
-        """Return the lowest number that is neither leased nor free, perhaps one above `slots`."""
+        """Return the lowest number that is neither leased nor free; it may be above `slots`."""
         taken = {lease.slot for lease in self.leases.values()}.union(self.free)
         return next(number for number in count() if number not in taken)
 
@@ -202,10 +204,11 @@ class Host:
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """A compile that wants a slot: who asks, for what, and where it must not go.
+    """A compile that wants a slot: whose it is, what it compiles, and the hosts that it may use.
 
-    `wait_s` is how long it may wait (None: no limit). `returning`: it waited at a server that went
-    away meanwhile. `can_back_up`: its client can run a backup. `arrived` and `id` are the farm's.
+    `wait_s` is the longest that it may wait; None means no limit. `returning`: it waited at a
+    server that went away meanwhile. `can_back_up`: its client can run a backup. `arrived` is set by
+    the farm, and `id` by the shell.
     """
 
     id: int
@@ -224,11 +227,11 @@ class Request:
 
     @property
     def restriction(self) -> tuple[str, str, frozenset[str]]:
-        """What limits the hosts it may use; equal for requests that may use the same hosts."""
+        """The limits on its hosts; equal for requests that may use the same hosts."""
         return (self.type, self.compiler, self.avoid)
 
     def admits(self, signature: Signature) -> bool:
-        """Whether hosts of that signature will do, the hosts to be avoided apart."""
+        """Whether the request may use hosts of that signature; `avoid` is not considered."""
         types, compilers, lacks = signature
         return (
             (not self.type or self.type in types)
@@ -237,15 +240,15 @@ class Request:
         )
 
     def may_use(self, host: Host) -> bool:
-        """Whether the request's restrictions leave it this host, whatever the host's state is."""
+        """Whether the request's restrictions permit this host, whatever the host's state."""
         return host.name not in self.avoid and self.admits(host.signature)
 
 
 @dataclass(slots=True, eq=False)
 class Lease:
-    """A slot in use by one compile. Its id is its request's.
+    """A slot in use by one compile. Its id is that of its request.
 
-    `attempt` is 0 for a compile's first attempt, and a number of its own for each backup. A compile
+    `attempt` is 0 for a compile's first attempt, and a different number for each backup. A compile
     has at most one backup at a time, on another host.
     """
 
@@ -253,14 +256,14 @@ class Lease:
     host: Host
     slot: int
     granted: float
-    # Its host's owner came meanwhile, so that its time tells nothing of the file nor of the host.
+    # The host's owner came meanwhile, so its time says nothing about the file or the host.
     disturbed: bool = False
     attempt: int = 0
-    last_backup: Lease | None = None  # of a first attempt: the one that was dropped last
+    had_backup: bool = False  # a first attempt: it has or had a backup
 
     @property
     def id(self) -> int:
-        """The lease's id, which is its request's."""
+        """The id of the lease's request."""
         return self.request.id
 
     @property
@@ -272,18 +275,17 @@ class Lease:
 class Ending(Enum):
     """Why an attempt at a compile ended."""
 
-    BY_ITSELF = "by itself"  # it was done or failed, or its connection closed
-    OVERTAKEN = "overtaken"  # a first attempt, whose backup was done before it
-    GIVEN_UP = "given up"  # a backup, which its client ended
+    BY_ITSELF = "by itself"  # it succeeded or failed, or its connection closed
+    OVERTAKEN = "overtaken"  # a first attempt: its backup finished before it
+    GIVEN_UP = "given up"  # a backup: its client ended it
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a lease ended, as the client reported.
 
-    `exit` is the exit status; None where the connection closed without a message. `failed` says
-    that the host did not do its work. `wall_s` is the time of the compile, and `cpu_s` the CPU time
-    of the builder.
+    `exit` is the exit status; None if the connection closed without a message. `failed` says that
+    the host did not do its work. `wall_s` is the compile's time, `cpu_s` the builder's CPU time.
     """
 
     exit: int | None = None

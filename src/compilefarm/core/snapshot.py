@@ -72,13 +72,13 @@ def snapshot_in_pieces(farm: Farm) -> Pieces:
             "slots_free": sum(host["slots_free"] for host in hosts),
             "requests_waiting": len(requests),
             "strays": sum(host["strays"] for host in hosts),
-            "leases_granted": farm.granted,
-            "leases_attached": farm.attached,
-            "requests_refused": farm.refused,
-            "leases_revoked": farm.revoked,
-            "leases_failed": farm.failed,
-            "backups_begun": farm.backed_up,
-            "backups_first": farm.overtaken,
+            "leases_granted": farm.totals.granted,
+            "leases_attached": farm.totals.attached,
+            "requests_refused": farm.totals.refused,
+            "leases_revoked": farm.totals.revoked,
+            "leases_failed": farm.totals.failed,
+            "backups_begun": farm.totals.backed_up,
+            "backups_first": farm.totals.overtaken,
         },
     }
 
@@ -138,7 +138,7 @@ def _slots_free(host: Host, use: HostUse) -> int:
 def _reason(host: Host, use: HostUse) -> str:
     """Return why a host, or a part of it, is not used as declared; empty if it is."""
     reasons = [host.reason or use.reason]
-    if host.strays and host.settles_at is not None:
+    if host.strays and host.attach_until is not None:
         reasons.append("it has returned, and its leases may not all be back yet")
     elif host.strays:
         reasons.append(f"{host.strays} compiles run there without a lease of this server")

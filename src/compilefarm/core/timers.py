@@ -1,8 +1,11 @@
-"""Times at which something is due, by key: what the farm keeps instead of a clock.
+"""Times at which something is due, by key: the farm keeps these instead of a clock.
 
-A deadline that is put off with every report (5,000 hosts, one report every 2 s) must cost next to
-nothing to put off. So a later time is only written down; the heap learns of it when the earlier
-one comes up.
+A deadline that moves with every load report must cost almost nothing to move: 5,000 hosts report
+every 2 s. So moving a deadline to later only records the new time. The heap keeps the old entry and
+is corrected when that entry becomes the first one. The first entry is therefore always right, and
+`next_due` is a plain attribute: asking for it changes nothing.
+
+This module knows nothing of hosts or requests.
 """
 
 from __future__ import annotations
@@ -15,57 +18,67 @@ Key = tuple[str, Any]
 
 
 class Timers:
-    """Due times by key; a key has one at most.
+    """Due times by key; each key has at most one.
 
-    Of each key one entry of the heap counts, that of `_queued`; it is never later than the key is
-    due.
+    `next_due` is the earliest of them, in seconds on the caller's clock; infinity if there is none.
+    `len()` is the number of heap entries, for tests of memory use.
     """
 
+    __slots__ = ("_due", "_heap", "_queued", "_serial", "next_due")
+
     def __init__(self) -> None:
+        self.next_due = math.inf
         self._due: dict[Key, float] = {}
+        # For each key, only the heap entry with this time is valid. It is never later than the due
+        # time, and a key that was cleared may still have one.
         self._queued: dict[Key, float] = {}
         self._heap: list[tuple[float, int, Key]] = []
         self._serial = 0
 
+    def __len__(self) -> int:
+        return len(self._heap)
+
     def set(self, key: Key, due: float) -> None:
-        """Have `key` come up at `due`, instead of whenever it was to come before."""
+        """Let `key` be due at `due`, in place of any earlier setting."""
         self._due[key] = due
         queued = self._queued.get(key)
         if queued is None or due < queued:
-            self._push(key, due)
+            self._serial += 1
+            self._queued[key] = due
+            heapq.heappush(self._heap, (due, self._serial, key))
+            if due < self.next_due:
+                self.next_due = due
+        if queued == self.next_due:
+            self._correct_first()
 
     def clear(self, key: Key) -> None:
-        """Have `key` not come up."""
-        self._due.pop(key, None)
+        """Let `key` not be due."""
+        if self._due.pop(key, None) is not None and self._queued[key] == self.next_due:
+            self._correct_first()
 
-    def next_due(self, before: float = math.inf) -> float | None:
-        """Return the time at which `pop_due` has something, or None, also if it is not `before`."""
-        while self._heap and self._heap[0][0] < before:
-            at, _, key = self._heap[0]
-            if self._queued.get(key) == at:
-                due = self._due.get(key)
-                if due == at:
-                    return at
-                del self._queued[key]
-                if due is not None:
-                    self._push(key, due)
-            heapq.heappop(self._heap)
-        return None
-
-    def may_be_due(self, now: float) -> bool:
-        """Whether `pop_due` may have something: a cheap look, before a thorough one."""
-        return bool(self._heap) and self._heap[0][0] <= now
-
-    def pop_due(self, now: float) -> Key | None:
-        """Return and clear a key that is due, or None."""
-        due = self.next_due()
-        if due is None or due > now:
-            return None
+    def pop_next(self) -> Key:
+        """Return and clear the key that is due first; raises IndexError if there is none."""
         key = heapq.heappop(self._heap)[2]
         del self._due[key], self._queued[key]
+        self._correct_first()
         return key
 
-    def _push(self, key: Key, due: float) -> None:
-        self._serial += 1
-        self._queued[key] = due
-        heapq.heappush(self._heap, (due, self._serial, key))
+    def _correct_first(self) -> None:
+        """Drop or move the first heap entries until the first one is right."""
+        heap, queued = self._heap, self._queued
+        while heap:
+            at, _, key = heap[0]
+            due = self._due.get(key)
+            if queued.get(key) != at:
+                heapq.heappop(heap)
+            elif due is None:
+                del queued[key]
+                heapq.heappop(heap)
+            elif due > at:
+                self._serial += 1
+                queued[key] = due
+                heapq.heapreplace(heap, (due, self._serial, key))
+            else:
+                self.next_due = at
+                return
+        self.next_due = math.inf

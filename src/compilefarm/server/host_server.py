@@ -146,7 +146,7 @@ class HostServer:
         effects: list[Effect] = self.farm.handle(event, self._loop.time())
         for effect in effects:
             self._perform(effect)
-        deadline = self.farm.next_deadline(self._timer_due)
+        deadline = self.farm.next_deadline()
         if deadline is not None and deadline < self._timer_due:
             if self._timer is not None:
                 self._timer.cancel()

@@ -1,9 +1,9 @@
 """Traces and load files: recorded builds and recorded owners, as the simulator reads them.
 
-A trace is a CSV file with one row a source file, in the order in which make asked for them;
-`compile_s` is the time that the file takes on a machine of power index 1. What host-server writes
-with --record is a trace too, with more columns. This module turns text into rows and names file,
-line and column where it cannot; it opens nothing.
+A trace is a CSV file with one row per source file, in the order in which make asked for them;
+`compile_s` is the time that the file takes on a machine of power index 1. A record of host-server
+(--record) is a trace with more columns. This module turns text into rows, and its errors name
+file, line and column. It opens nothing.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from dataclasses import dataclass
 
 from compilefarm.protocol.hosts_info import POWER_INDEX_LIMIT
 
-# A compile that took longer than a day is a clock that jumped.
+# No compile takes longer than a day: a clock jumped.
 LONGEST_S = 86_400.0
-# A record has what a compile took times a power index, which may be this large.
+# In a record, the cost of a compile is its time multiplied by the power index of its host.
 LONGEST_RECORDED_S = LONGEST_S * POWER_INDEX_LIMIT
-SHORTEST_S = 1e-4  # stands for what a record, with four decimals, shows as 0
-LEAST_S = 1e-6  # less, and the figures that come of it mean nothing
+SHORTEST_S = 1e-4  # in place of 0: a record has four decimals
+LEAST_S = 1e-6  # with lower costs, ratios of times mean nothing
 
-# Python takes 1_000, and the digits of all scripts, for numbers as well.
+# `float` also accepts 1_000, and the digits of all scripts.
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?\Z")
-# What spreadsheets put before the text of a file.
+# Spreadsheets put this before the text of a file.
 _BYTE_ORDER_MARK = "\ufeff"
 
 
 class TraceError(ValueError):
-    """A file is wrong; the text is `FILE:LINE: column NAME: reason`."""
+    """A file has an error; the text is `FILE:LINE: column NAME: reason`."""
 
 
 @dataclass(frozen=True, slots=True)
 class TracedFile:
-    """One source file: its name and what compiling it costs, in seconds at power index 1."""
+    """One source file: its name, and its cost in seconds at power index 1."""
 
     source: str
     cost_s: float
@@ -44,7 +44,7 @@ class TracedFile:
 
 @dataclass(frozen=True, slots=True)
 class TracedLease(TracedFile):
-    """One lease of a record: who had it in which directory, and when, in seconds."""
+    """One lease of a record: its user, its directory, and its times in seconds."""
 
     user: str
     directory: str
@@ -55,7 +55,7 @@ class TracedLease(TracedFile):
 
 @dataclass(frozen=True, slots=True)
 class ForeignLoad:
-    """From `at_s` on, so many CPUs of a host are in use by its owner."""
+    """From `at_s` on, the owner of a host uses this number of its CPUs."""
 
     at_s: float
     host: str
@@ -63,12 +63,12 @@ class ForeignLoad:
 
 
 def parse_trace(text: str, file: str) -> list[TracedFile]:
-    """Return the files of a trace, in its order; of a record, those whose compile was done.
+    """Return the files of a trace in its order; of a record, only those whose compile was done.
 
-    Raises `TraceError` when there is none, a column is missing, or a number is none or not above 0.
+    Raises `TraceError` if there are none, a column is missing, or a cost is no number above 0.
     """
     rows = [
-        TracedFile(row.said("source"), row.cost_s())
+        TracedFile(row.reported("source"), row.cost_s())
         for row in _rows(text, file, ("source", "compile_s"))
         if row.is_done()
     ]
@@ -85,10 +85,10 @@ def parse_record(text: str, file: str) -> list[TracedLease]:
     columns = ("source", "compile_s", "user", "dir", "arrived_s", "granted_s", "ended_s")
     leases = [
         TracedLease(
-            row.said("source"),
+            row.reported("source"),
             row.cost_s(),
             row.text("user"),
-            row.said("dir"),
+            row.reported("dir"),
             row.number("arrived_s"),
             row.number("granted_s"),
             row.number("ended_s"),
@@ -104,7 +104,7 @@ def parse_record(text: str, file: str) -> list[TracedLease]:
 def parse_load(text: str, file: str, hosts: Collection[str]) -> list[ForeignLoad]:
     """Return the changes of a load file (`time_s,host,foreign_cpus`), in the order of time.
 
-    Raises `TraceError` as `parse_trace` does, and where a host is none of the farm's.
+    `hosts` are those of the farm. Raises `TraceError` as `parse_trace` does, and for other hosts.
     """
     changes = [
         ForeignLoad(row.number("time_s"), row.one_of("host", hosts), row.number("foreign_cpus"))
@@ -122,8 +122,8 @@ class _Row:
     def _recorded(self) -> bool:
         return "ending" in self.values
 
-    def said(self, column: str) -> str:
-        """Return what a client said of its compile; in a record, it may have said nothing."""
+    def reported(self, column: str) -> str:
+        """Return a text that in a record comes from a client, which may leave it out."""
         return self.values[column] if self._recorded else self.text(column)
 
     def text(self, column: str) -> str:
@@ -152,14 +152,14 @@ class _Row:
         if self._recorded and self.number("compile_s") == 0.0:
             return SHORTEST_S
         cost_s = self.number("compile_s", above=0.0)
-        wrong = ""
+        error = ""
         if cost_s > (LONGEST_RECORDED_S if self._recorded else LONGEST_S):
-            wrong = "over a day"
+            error = "over a day"
         elif cost_s < LEAST_S:
-            wrong = "below a microsecond"
-        if wrong:
-            said = self.values["compile_s"]
-            raise TraceError(f"{self.where}: column compile_s: {said[:40]} is {wrong}")
+            error = "below a microsecond"
+        if error:
+            value = self.values["compile_s"]
+            raise TraceError(f"{self.where}: column compile_s: {value[:40]} is {error}")
         return cost_s
 
     def is_done(self) -> bool:
@@ -167,7 +167,7 @@ class _Row:
 
 
 def _rows(text: str, file: str, columns: tuple[str, ...]) -> Iterator[_Row]:
-    # Not by splitlines, for which a form feed in a name ends the line.
+    # Not splitlines(): it ends a line at a form feed, which a name may contain.
     lines = io.StringIO(text.removeprefix(_BYTE_ORDER_MARK), newline="")
     reader = csv.reader(lines, strict=True)
     try:

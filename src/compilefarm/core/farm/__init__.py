@@ -1,1 +1,1 @@
-"""The farm's state machine: `farm.py` takes events in and returns effects."""
+"""The farm: a state machine in small parts. `farm.py` takes events in and returns effects."""

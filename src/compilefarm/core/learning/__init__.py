@@ -1,1 +1,1 @@
-"""What ended compiles teach: the cost of each file, host speeds, and like directories."""
+"""What finished compiles teach: file costs, host speeds, and what a build will ask for."""

@@ -1,11 +1,11 @@
-"""The same project in another directory: a fresh clone, a colleague's checkout, a CI job's own.
+"""Clones: the same project in another directory, as a colleague's checkout or a CI job has it.
 
-Nobody says that two directories hold the same project, and their names say little: `build-1234`
-may be anything. What a build asks for says it: when the files of one are nearly all known from
-another directory, it is a twin of that one. A name is known by what it is relative to the
-directory, for some builds name their files by whole paths.
+Users do not declare that two directories hold the same project, and names such as `build-1234` do
+not tell. The files that a build asks for do: when another directory knows nearly all of them, that
+directory is the twin of this one. A name counts as it is relative to its directory, because some
+builds name their files by whole paths.
 
-This module tells which directories come into question; who knows their files decides.
+This module finds the directories to consider. `BuildHistory` knows their files, and decides.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import posixpath
 from collections import Counter
 from collections.abc import Iterable
 
-# A directory is another's twin that knows this part of its files, and so many at least.
-PART, AT_LEAST = 0.75, 4
+# A twin knows at least this part of the files that a build asked for, and at least this many.
+SHARED_PART, SHARED_LEAST = 0.75, 4
 CANDIDATES = 3
-# Names looked at: the first ones of a build tell as much as all of them.
-NAMES = 64
+# Names to compare: the first ones of a build tell as much as all of them.
+NAMES_LIMIT = 64
 
 
 def relative(source: str, directory: str) -> str:
@@ -29,20 +29,20 @@ def relative(source: str, directory: str) -> str:
 
 
 def name_in(other: str, source: str, directory: str) -> str:
-    """Return the name that a directory's source would have, had it been asked for from another."""
+    """Return the name that a source of `directory` has in the directory `other`."""
     if source.startswith("/") and other.startswith("/"):
         return posixpath.normpath(posixpath.join(other, relative(source, directory)))
     return source
 
 
-class Twins:
-    """Where each name came up last."""
+class Clones:
+    """The directory that each relative name was last added for."""
 
     def __init__(self) -> None:
         self._directory_of: dict[str, str] = {}
 
-    def came_up(self, directory: str, source: str) -> None:
-        """Take note that a file is known in a directory now."""
+    def add(self, directory: str, source: str) -> None:
+        """Add a file that is now known of a directory."""
         self._directory_of[relative(source, directory)] = directory
 
     def forget(self, directory: str, source: str) -> None:

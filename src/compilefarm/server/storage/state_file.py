@@ -1,7 +1,8 @@
 """The state file: what survives a restart, in one SQLite file under --state-dir.
 
-It holds the times of compiles, the memory that compiles need, and which hosts are available or were
-removed by hand. `core/learning` works almost everything else out again from the times.
+It holds the times of compiles, the memory that compiles need and the learned speeds of hosts. It
+also holds which hosts are available or were removed by hand. `core/learning` works everything else
+out again from the times.
 
 Learning is worth a lot, and a lease is worth more. So a fault of the disk loses learning, with a
 message, and never stops the server. A damaged file, another program's, or one of a newer version is
@@ -19,6 +20,8 @@ import sqlite3
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from compilefarm.core.learning.host_speeds import SavedSpeed
 
 FILE_NAME = "state.sqlite3"
 
@@ -53,6 +56,17 @@ _STEPS = (
         compile_mb REAL NOT NULL  -- for one compile
     );
     """,
+    """
+    -- as learned; logarithms are natural
+    CREATE TABLE speed (
+        host TEXT PRIMARY KEY,
+        log_declared REAL NOT NULL,
+        log_speed REAL NOT NULL,
+        variance REAL NOT NULL,
+        crowding_cost REAL NOT NULL,
+        measured_at REAL NOT NULL  -- seconds since the epoch
+    );
+    """,
 )
 VERSION = len(_STEPS)
 
@@ -61,12 +75,21 @@ _TABLES = (
     "SELECT directory, source, host, took_s, at, crowding FROM compile LIMIT 0",
     "SELECT name, declaration, address, available, reported FROM host LIMIT 0",
     "SELECT directory, compile_mb FROM memory LIMIT 0",
+    "SELECT host, log_declared, log_speed, variance, crowding_cost, measured_at FROM speed LIMIT 0",
 )
 # SQLite lets a column hold a value of any type. A time beyond the limit is damage.
 _MAKES_SENSE = """
     typeof(directory) = 'text' AND typeof(source) = 'text' AND typeof(host) = 'text'
     AND typeof(took_s) = 'real' AND typeof(at) = 'real' AND abs(at) < 1e12
     AND typeof(crowding) = 'real' AND crowding BETWEEN 0 AND 1
+"""
+# A speed is between e^-12 and e^12: 1 / 160,000 and 160,000. Beyond is damage.
+_SPEED_MAKES_SENSE = """
+    typeof(host) = 'text' AND typeof(log_declared) = 'real' AND abs(log_declared) < 12
+    AND typeof(log_speed) = 'real' AND abs(log_speed) < 12
+    AND typeof(variance) = 'real' AND variance BETWEEN 0 AND 100
+    AND typeof(crowding_cost) = 'real' AND crowding_cost BETWEEN 0 AND 2
+    AND typeof(measured_at) = 'real' AND abs(measured_at) < 1e12
 """
 
 
@@ -155,14 +178,26 @@ class StateFile:
         except sqlite3.Error as error:
             raise StateFileError(f"cannot read {self.path}: {error}") from None
 
+    def speeds(self) -> list[SavedSpeed]:
+        """Return the saved speeds of hosts, measured in seconds since the epoch."""
+        query = f"""
+            SELECT host, log_declared, log_speed, variance, crowding_cost, measured_at
+            FROM speed WHERE {_SPEED_MAKES_SENSE}
+        """
+        try:
+            return [SavedSpeed(*row) for row in self._database.execute(query)]
+        except sqlite3.Error as error:
+            raise StateFileError(f"cannot read {self.path}: {error}") from None
+
     def save_compiles(
         self,
         compiles: Iterable[SavedCompile],
         forgotten: Collection[tuple[str, str]],
         memory_mb: Mapping[str, float],
+        speeds: Iterable[SavedSpeed],
         per_file: int,
     ) -> None:
-        """Save new compiles and memory; drop older compiles of these files, and forgotten files.
+        """Save what is new; drop older compiles of these files, and forgotten files.
 
         A file is a directory and a source. `per_file` compiles of each file stay.
         """
@@ -194,6 +229,9 @@ class StateFile:
                 )
                 self._database.executemany(
                     "INSERT OR REPLACE INTO memory VALUES (?, ?)", memory_mb.items()
+                )
+                self._database.executemany(
+                    "INSERT OR REPLACE INTO speed VALUES (?, ?, ?, ?, ?, ?)", speeds
                 )
                 if forgotten:
                     self._database.execute(

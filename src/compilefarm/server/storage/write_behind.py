@@ -16,7 +16,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from compilefarm.core.learning.learning import COMPILES_OF_FILE, Compile, Learning
+from compilefarm.core.learning.learning import Compile, Learning
+from compilefarm.core.learning.observations import COMPILES_OF_FILE
 from compilefarm.core.model import Availability
 from compilefarm.protocol.address import split_host
 from compilefarm.protocol.declaration import Declaration, Mode
@@ -93,6 +94,10 @@ class WriteBehind:
                 for each in saved
             ],
             state.memory_mb(),
+            [
+                each._replace(measured_at=min(each.measured_at, now) - self._epoch_offset_s)
+                for each in state.speeds()
+            ],
         )
         log.info("%s: learned from %d compiles", state.path, len(saved))
         if not state.is_new:
@@ -141,12 +146,16 @@ class WriteBehind:
     async def _write(self) -> None:
         """Write what is new. If that fails, what was learned is lost, and the log says so."""
         async with self._writing:
-            compiles, forgotten, memory_mb = self._learning.unsaved()
+            compiles, forgotten, memory_mb, speeds = self._learning.unsaved()
             names, self._changed = self._changed, set()
-            if not (compiles or forgotten or memory_mb or names):
+            if not (compiles or forgotten or memory_mb or speeds or names):
                 return
             saved_compiles = [
                 SavedCompile(*each._replace(at=each.at + self._epoch_offset_s)) for each in compiles
+            ]
+            saved_speeds = [
+                each._replace(measured_at=each.measured_at + self._epoch_offset_s)
+                for each in speeds
             ]
             hosts = {name: self._availability(name) for name in names}
             saved_hosts = [_saved(name, each) for name, each in hosts.items() if each is not None]
@@ -156,7 +165,12 @@ class WriteBehind:
                 if names:
                     await asyncio.to_thread(state.save_hosts, saved_hosts, forgotten_hosts)
                 await asyncio.to_thread(
-                    state.save_compiles, saved_compiles, forgotten, memory_mb, COMPILES_OF_FILE
+                    state.save_compiles,
+                    saved_compiles,
+                    forgotten,
+                    memory_mb,
+                    saved_speeds,
+                    COMPILES_OF_FILE,
                 )
             except StateFileError as error:
                 self._changed |= names

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import NamedTuple
 
-from compilefarm.core.learning.clones import AT_LEAST
+from compilefarm.core.learning.clones import SHARED_LEAST
 from compilefarm.core.model import Request
 from compilefarm.core.placement.earliest.speed_classes import Running, View, drop_untrue
 from compilefarm.core.placement.earliest.turns import Turns, User
@@ -143,7 +143,7 @@ class Build:
         self._take_outlook(outlook)
         # Of a first build: whether its files are another directory's is asked when it has asked for
         # so many.
-        self.twin_wanted_at: float = AT_LEAST
+        self.twin_wanted_at: float = SHARED_LEAST
         self.preprocess_s = 0.0  # on the builder, of a compile, on average
         self.gap_s = 0.0  # from a compile's end to the next request, on average
         self._ended_at = math.inf  # the last end, if nothing was asked for since

@@ -33,7 +33,7 @@ from heapq import heappop, heappush
 from itertools import count
 from weakref import WeakValueDictionary
 
-from compilefarm.core.learning.clones import NAMES
+from compilefarm.core.learning.clones import NAMES_LIMIT
 from compilefarm.core.learning.learning import Learning
 from compilefarm.core.model import Ending, Host, Lease, Outcome, Request
 from compilefarm.core.placement.earliest import first_build
@@ -548,7 +548,7 @@ class EarliestPolicy:
     def _find_twin(self, build: Build) -> None:
         """Have a first build go by another directory's last one, if that had the same files."""
         asked_for = len(build.seen)
-        build.twin_wanted_at = 2 * asked_for if asked_for < NAMES else math.inf
+        build.twin_wanted_at = 2 * asked_for if asked_for < NAMES_LIMIT else math.inf
         directory = build.key[2]
         if not self.learning.find_twin(directory, build.seen):
             return

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
-from compilefarm.core.learning.learning import Learning, crowding
+from compilefarm.core.learning.learning import Learning
+from compilefarm.core.learning.observations import crowdedness
 from compilefarm.core.model import Host, Load, Request, Signature
 from compilefarm.core.placement.earliest.speed_classes import Place, View, class_index
 from compilefarm.core.placement.policy import HostUse
@@ -242,12 +243,12 @@ class Places:
         if host.load is not None:
             in_use += host.load.foreign_cpus
         if place.crowding or 2.0 * in_use > host.slots:  # else it was and is not crowded
-            place.crowd(crowding(in_use, host.slots), now)
+            place.crowd(crowdedness(in_use, host.slots), now)
         if place.full_part == 1.0:
             place.filled = False
             return
         in_use += max(0.0, host.slots - in_use) * self._wanted()
-        soon = crowding(in_use, host.slots)
+        soon = crowdedness(in_use, host.slots)
         place.filled = soon >= (FILLED_UNTIL if place.filled else FILLED_FROM)
 
     # -- kinds of hosts

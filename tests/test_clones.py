@@ -1,4 +1,4 @@
-"""A first build goes by another directory's last one, if that had the same files."""
+"""The first build in a directory uses what is known of another one with the same files."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compilefarm.core.learning import learning as learning_module
 from compilefarm.core.learning.clones import name_in, relative
 from compilefarm.core.learning.learning import Learning
 from compilefarm.core.placement.policies import make_policy
 from compilefarm.protocol.hosts_info import parse_hosts_info
-from compilefarm.simulate.main import Build, Simulation
+from compilefarm.simulate.simulation import SimulatedBuild, Simulation
 from compilefarm.simulate.trace import TracedFile
 
 OLD, NEW = "/home/ada/project", "/ci/job-2/project"
 FILES = [f"src/{n}.c" for n in range(8)]
 
 
-def built(directory: str = OLD, sources: list[str] = FILES) -> Learning:
-    """Return what a build in a directory leaves: file n costs n + 1 seconds."""
-    learning = Learning()
+def built(directory: str = OLD, sources: list[str] = FILES, files_limit: int = 1000) -> Learning:
+    """Return what is learned from a build in a directory: file n costs n + 1 seconds."""
+    learning = Learning(files_limit)
     learning.declare("h", 1.0)
     build(learning, directory, sources)
     return learning
@@ -46,7 +45,7 @@ def test_a_fresh_clone_is_known_by_its_files() -> None:
     assert learning.memory_mb(NEW) == 900.0
 
 
-def test_what_is_known_of_the_directory_itself_goes_first() -> None:
+def test_knowledge_of_the_directory_itself_comes_first() -> None:
     learning = built()
     learning.find_twin(NEW, FILES)
     learning.observe(NEW, FILES[0], "h", 7.0, 2.0)
@@ -78,7 +77,7 @@ def test_some_files_may_be_new() -> None:
 
 
 def test_whole_paths_are_the_same_below_another_directory() -> None:
-    """As ninja has them by CMake: the sources are beside the directory of the build."""
+    """As CMake writes them for ninja: the sources are beside the directory of the build."""
     learning = built("/home/ada/project/build", [f"/home/ada/project/{each}" for each in FILES])
     there = [f"/ci/2/project/{each}" for each in FILES]
     assert learning.find_twin("/ci/2/project/build", there[:5])
@@ -86,7 +85,7 @@ def test_whole_paths_are_the_same_below_another_directory() -> None:
     assert learning.cost("/ci/2/project/build", there[7]) == pytest.approx(8.0)
 
 
-def test_a_directory_is_not_its_own_twin_nor_that_of_a_build_that_goes_on() -> None:
+def test_neither_the_directory_itself_nor_an_unfinished_build_is_a_twin() -> None:
     learning = built()
     assert not learning.find_twin(OLD, FILES)
     going_on = Learning()
@@ -103,10 +102,10 @@ def test_two_first_builds_at_once_have_the_same_twin() -> None:
     assert len(learning.outlook("/ci/job-3/project")) == len(FILES)
 
 
-def test_a_twin_that_was_forgotten_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    learning = built()
+def test_a_forgotten_twin_leaves_the_directory_unknown() -> None:
+    learning = built(files_limit=len(FILES) + 1)
     assert learning.find_twin(NEW, FILES)
-    monkeypatch.setattr(learning_module, "FILES_LIMIT", 2)
+    assert learning.cost(NEW, FILES[0]) is not None
     build(learning, "/other", ["a.c", "b.c"])
     assert learning.cost(NEW, FILES[0]) is None
     assert learning.outlook(NEW) == {}
@@ -138,7 +137,7 @@ def test_the_first_build_of_a_clone_is_as_good_as_a_second_one(part: float) -> N
     files = [TracedFile(f"{n}.c", 9.0 if n % 20 == 13 else 0.5) for n in range(60)]
     simulation = Simulation(make_policy("earliest", Learning(), chance), hosts, chance=chance)
     builds = [
-        simulation.play([Build("ada", directory, files, int(16 * part))]).makespan_s
+        simulation.play([SimulatedBuild("ada", directory, files, int(16 * part))]).makespan_s
         for directory in (OLD, OLD, NEW)
     ]
     assert builds[2] <= 1.03 * builds[1] < 0.9 * builds[0]
