@@ -1,5 +1,7 @@
 """`python -m bench [--quick] [SECTION ...]`: run the benchmarks and print a table for each.
 
+`python -m bench placement --ablate` shows instead what each mechanism of `earliest` is worth.
+
 A figure over its bound is shown as "over" and is no failure: on a shared machine, the machine is
 more often the cause, and people stop reading false alarms. The exit status is 1 if a section has
 no figures, because something failed.
@@ -12,9 +14,9 @@ import subprocess
 import sys
 from typing import Protocol
 
-from bench import decision, gethost, idle, memory, owner, placement, server
+from bench import ablation, decision, gethost, idle, memory, owner, placement, server
 from bench.programs import Missing
-from bench.table import Table, show
+from bench.table import Table, show, show_grid
 
 
 class Section(Protocol):
@@ -41,12 +43,23 @@ def main() -> int:
     parser.add_argument(
         "--quick", action="store_true", help="a short run, too short for good figures"
     )
+    parser.add_argument(
+        "--ablate",
+        action="store_true",
+        help="placement only: what each mechanism of the policy is worth (takes half an hour)",
+    )
     options = parser.parse_args()
+    if options.ablate and options.section != ["placement"]:
+        parser.error("--ablate goes with the section placement alone")
     unknown = set(options.section) - SECTIONS.keys()
     if unknown:
         parser.error(
             f"unknown section {', '.join(sorted(unknown))}; the sections are {', '.join(SECTIONS)}"
         )
+    if options.ablate:
+        for grid in ablation.measure(quick=options.quick):
+            show_grid(grid)
+        return 0
     status = 0
     for name in options.section or SECTIONS:
         try:

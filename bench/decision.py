@@ -26,7 +26,7 @@ from compilefarm.core.events import HostsListed, RequestArrived, RequestEnded
 from compilefarm.core.farm.farm import Farm
 from compilefarm.core.learning.learning import Learning
 from compilefarm.core.model import Outcome, Request
-from compilefarm.core.placement.earliest.earliest import EarliestPolicy
+from compilefarm.core.placement.earliest.policy import EarliestPolicy
 from compilefarm.core.placement.policy import Policy
 from compilefarm.core.placement.tier import TierPolicy
 from compilefarm.programs.garbage_collector import tune_garbage_collector

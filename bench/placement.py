@@ -8,23 +8,23 @@ every machine. A ratio is makespan to the lower bound that no schedule can beat.
 
 from __future__ import annotations
 
-import math
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from bench import unlike
+from bench.cases import Case, by_chance, mean, recorded, standard
 from bench.table import Row, Table
 from compilefarm.core.learning.learning import Learning
-from compilefarm.core.placement.policies import make_policy
+from compilefarm.core.placement.earliest.policy import EarliestPolicy
+from compilefarm.core.placement.policy import Policy
+from compilefarm.core.placement.tier import TierPolicy
 from compilefarm.protocol.declaration import Declaration
 from compilefarm.protocol.hosts_info import parse_hosts_info
 from compilefarm.simulate.simulation import Result, SimulatedBuild, Simulation
-from compilefarm.simulate.trace import ForeignLoad, TracedFile, parse_trace
+from compilefarm.simulate.trace import ForeignLoad, TracedFile
 
 HERE = Path(__file__).parent
-JOBS_PER_SLOT = (0.5, 1.0, 2.0)
 BUILDERS = 4
 SEED = 11  # of farms and traces by chance: another one than any that placement was tuned on
 WEEK_S = 7 * 86_400.0
@@ -33,66 +33,30 @@ WRONG_BY = 3.0
 NOT_WORSE = 1.03
 
 
-@dataclass(frozen=True, slots=True)
-class _Case:
-    hosts: Sequence[Declaration]
-    files: Sequence[TracedFile]
-    jobs: int
-
-    def play(
-        self,
-        policy: str,
-        builds: int = 1,
-        builders: int = 1,
-        *,
-        wrong: bool = False,
-        backups: bool = True,
-    ) -> list[Result]:
-        chance = random.Random(1)
-        hosts = _with_wrong_powers(self.hosts, chance) if wrong else self.hosts
-        made_policy = make_policy(policy, Learning(), chance, backups=backups)
-        simulation = Simulation(made_policy, hosts, chance=chance)
-        made = [
-            SimulatedBuild(f"user{n}", f"/home/user{n}", self.files, self.jobs)
-            for n in range(builders)
-        ]
-        return [simulation.play(made) for _ in range(builds)]
-
-    def play_clone(self) -> Result:
-        """Play a first build in another directory than the one in which the files are known."""
-        chance = random.Random(1)
-        simulation = Simulation(
-            make_policy("earliest", Learning(), chance), self.hosts, chance=chance
-        )
-        for directory in ("/home/user", "/ci/job-1"):
-            result = simulation.play([SimulatedBuild("user", directory, self.files, self.jobs)])
-        return result
-
-
 def measure(*, quick: bool) -> Table:
     """Return the section's table."""
-    cases = list(_cases())[:: 5 if quick else 1]
-    tier = [case.play("tier")[0].ratio for case in cases]
-    builds = [[result.ratio for result in case.play("earliest", 3)] for case in cases]
-    wrong = [case.play("earliest", 3, wrong=True)[-1].ratio for case in cases]
+    cases = list(standard())[:: 5 if quick else 1]
+    tier = [case.play(TierPolicy())[0].ratio for case in cases]
+    builds = [[result.ratio for result in case.play(_earliest(), builds=3)] for case in cases]
+    wrong = [with_wrong_powers(case).play(_earliest(), builds=3)[-1].ratio for case in cases]
     rows = [
         Row("the 2004 rule (tier)", _figures(tier)),
         _build("first build", [each[0] for each in builds], tier, (1.45, 2.2)),
         _build(
             "first build, without backups",
-            [case.play("earliest", backups=False)[0].ratio for case in cases],
+            [case.play(EarliestPolicy(Learning(), backups=False))[0].ratio for case in cases],
             tier,
         ),
         _build("second build", [each[1] for each in builds], tier, (1.12, 1.65)),
-        _build("first build in a clone", [case.play_clone().ratio for case in cases], tier),
+        _build("first build in a clone", [clone(case, _earliest()).ratio for case in cases], tier),
     ]
     right = [ratios[2] for ratios in builds]
-    against = _mean(wrong) / _mean(right)
+    against = mean(wrong) / mean(right)
     rows.append(
         Row(
             f"third build, a third of the power indices wrong by {WRONG_BY:g}",
             _figures(wrong),
-            f"with true ones {_mean(right):.3f}",
+            f"with true ones {mean(right):.3f}",
             against,
             "at most 1.10",
             against <= 1.10,
@@ -101,10 +65,12 @@ def measure(*, quick: bool) -> Table:
     rows += _together(cases)
     rows.append(_crowded())
     rows.append(_found_again())
-    rows.append(_owner_back())
-    unlike_cases = list(_unlike_cases())[:: 40 if quick else 1]
-    unlike_tier = [case.play("tier")[0].ratio for case in unlike_cases]
-    unlike_builds = [[result.ratio for result in case.play("earliest", 2)] for case in unlike_cases]
+    rows.append(_owners_back())
+    unlike_cases = list(by_chance(SEED))[:: 40 if quick else 1]
+    unlike_tier = [case.play(TierPolicy())[0].ratio for case in unlike_cases]
+    unlike_builds = [
+        [result.ratio for result in case.play(_earliest(), builds=2)] for case in unlike_cases
+    ]
     rows.append(Row(f"{len(unlike_cases)} cases by chance: tier", _figures(unlike_tier)))
     for number, what in enumerate(("first build", "second build")):
         rows.append(
@@ -127,29 +93,24 @@ def _build(
     worse = sum(ours > NOT_WORSE * theirs for ours, theirs in zip(ratios, tier, strict=True))
     within = None
     if limits is not None:
-        within = _mean(ratios) <= limits[0] and max(ratios) <= limits[1] and not worse
+        within = mean(ratios) <= limits[0] and max(ratios) <= limits[1] and not worse
     return Row(
         f"earliest, {what}",
         _figures(ratios),
         f"worse than tier in {worse} of {len(ratios)}",
-        _mean(ratios) / _mean(tier),
+        mean(ratios) / mean(tier),
         f"mean {limits[0]}, worst {limits[1]}, none worse" if limits is not None else "",
         within,
     )
 
 
-def _together(cases: Sequence[_Case]) -> Iterator[Row]:
+def _together(cases: Sequence[Case]) -> Iterator[Row]:
     """Yield rows on several builders at once, beside one who does all their work."""
     least = 1.0
     slower: tuple[list[float], list[float]] = ([], [])
     for case in cases:
-        together = case.play("earliest", 2, BUILDERS)
-        all_files = [
-            TracedFile(f"{number}/{file.source}", file.cost_s)
-            for file in case.files
-            for number in range(BUILDERS)
-        ]
-        alone = _Case(case.hosts, all_files, BUILDERS * case.jobs).play("earliest", 2)
+        together = case.play(_earliest(), builds=2, builders=BUILDERS)
+        alone = case.by_one(BUILDERS).play(_earliest(), builds=2)
         for number in (0, 1):
             least = min(least, together[number].jain)
             slower[number].append(together[number].makespan_s / alone[number].makespan_s)
@@ -165,27 +126,15 @@ def _together(cases: Sequence[_Case]) -> Iterator[Row]:
             f"{BUILDERS} builders' {what} builds, to one of the same work",
             _figures(figures),
             f"one with {BUILDERS} times the -j",
-            _mean(figures),
+            mean(figures),
             "at most 1.05",
-            _mean(figures) <= 1.05,
+            mean(figures) <= 1.05,
         )
 
 
 def _crowded() -> Row:
-    """Return a row on slots that share cores, beside the same where nothing may be learned."""
-    files = _trace("redis")
-    times_s = []
-    for pinned in (False, True):
-        hosts = [
-            Declaration(name, slots=slots, power_index=speed, actual_full=full, pinned=pinned)
-            for name, slots, speed, full in (
-                ("a", 16, 4.0, 0.55),
-                ("b", 16, 3.0, None),
-                ("c", 8, 2.0, 0.7),
-            )
-        ]
-        times_s.append(_Case(hosts, files, 20).play("earliest", 5)[-1].makespan_s)
-    learned_s, blind_s = times_s
+    learned_s = crowded_s(_earliest())
+    blind_s = crowded_s(_earliest(), pinned=True)
     return Row(
         "slots that share cores, fifth build",
         f"{learned_s:.2f} s",
@@ -194,73 +143,83 @@ def _crowded() -> Row:
     )
 
 
+def crowded_s(policy: Policy, *, pinned: bool = False) -> float:
+    """Return how long a fifth build takes where slots share cores; if `pinned`, none is learned."""
+    hosts = [
+        Declaration(name, slots=slots, power_index=speed, actual_full=full, pinned=pinned)
+        for name, slots, speed, full in (
+            ("a", 16, 4.0, 0.55),
+            ("b", 16, 3.0, None),
+            ("c", 8, 2.0, 0.7),
+        )
+    ]
+    case = Case("slots that share cores", hosts, recorded("redis"), 20)
+    return case.play(policy, builds=5)[-1].makespan_s
+
+
 def _found_again() -> Row:
-    """Return a row on a host that was slow, and is fast after a week in which nobody used it."""
-    learning, chance = Learning(), random.Random(1)
-    build = [SimulatedBuild("user", "/home/user", _trace("redis"), 8)]
+    before_s, after_s = found_again_s(EarliestPolicy)
+    return Row(
+        "a slow host became 12 times as fast: second build",
+        f"{after_s:.2f} s",
+        f"before {before_s:.2f} s",
+        after_s / before_s,
+    )
+
+
+def found_again_s(make: Callable[[Learning], Policy]) -> tuple[float, float]:
+    """Return how long second builds take: while a host is slow, and when it has become fast.
+
+    In between is a week in which nothing was compiled. `make` returns a policy that learns there.
+    """
+    learning = Learning()
+    build = [SimulatedBuild("user", "/home/user", recorded("redis"), 8)]
     times_s = []
     for actual, now in ((1.0, 0.0), (12.0, WEEK_S)):
         hosts = [Declaration(name, slots=4, power_index=4.0) for name in ("a", "b")]
         hosts.append(Declaration("c", slots=4, power_index=1.0, actual_power_index=actual))
-        policy = make_policy("earliest", learning, chance)
-        simulation = Simulation(policy, hosts, chance=chance, now=now)
+        simulation = Simulation(make(learning), hosts, chance=random.Random(1), now=now)
         times_s.append([simulation.play(build).makespan_s for _ in range(2)][-1])
+    return times_s[0], times_s[1]
+
+
+def _owners_back() -> Row:
+    with_s = owners_back_s(_earliest())
+    without_s = owners_back_s(EarliestPolicy(Learning(), backups=False))
     return Row(
-        "a slow host became 12 times as fast: second build",
-        f"{times_s[1]:.2f} s",
-        f"before {times_s[0]:.2f} s",
-        times_s[1] / times_s[0],
+        "two owners came back in the middle of a first build",
+        f"{with_s:.1f} s",
+        f"no backups {without_s:.1f} s",
+        with_s / without_s,
     )
 
 
-def _owner_back() -> Row:
-    """Return a row on a first build during which the owners of two hosts came back to work."""
+def owners_back_s(policy: Policy) -> float:
+    """Return how long a first build takes in which the owners of two hosts come back to work."""
     chance = random.Random(7)
     files = [TracedFile(f"{number}.c", 5.0 + 20.0 * chance.random()) for number in range(300)]
     path = HERE / "farms" / "office.txt"
     hosts = parse_hosts_info(path.read_text(), str(path))
     load = [ForeignLoad(10.0, "server1", 16.0), ForeignLoad(12.0, "desk1", 8.0)]
-    times_s = []
-    for backups in (True, False):
-        policy = make_policy("earliest", Learning(), random.Random(1), backups=backups)
-        simulation = Simulation(policy, hosts, load, chance=random.Random(1))
-        build = SimulatedBuild("user", "/home/user", files, 96)
-        times_s.append(simulation.play([build]).makespan_s)
-    return Row(
-        "two owners came back in the middle of a first build",
-        f"{times_s[0]:.1f} s",
-        f"no backups {times_s[1]:.1f} s",
-        times_s[0] / times_s[1],
-    )
+    simulation = Simulation(policy, hosts, load, chance=random.Random(1))
+    return simulation.play([SimulatedBuild("user", "/home/user", files, 96)]).makespan_s
 
 
-def _unlike_cases() -> Iterator[_Case]:
-    for files in unlike.traces(SEED).values():
-        for hosts in unlike.farms(SEED).values():
-            slots = sum(host.slots or 1 for host in hosts)
-            for part in JOBS_PER_SLOT:
-                yield _Case(hosts, files, max(1, int(part * slots)))
+def _earliest() -> EarliestPolicy:
+    return EarliestPolicy(Learning())
 
 
-def _trace(name: str) -> list[TracedFile]:
-    path = HERE / "traces" / f"{name}.csv"
-    return parse_trace(path.read_text(), str(path))
+def clone(case: Case, policy: Policy) -> Result:
+    """Return the first build in another directory than the one in which the files are known."""
+    return case.play_in(policy, ["/home/user", "/ci/job-1"])
 
 
-def _cases() -> Iterator[_Case]:
-    for trace in sorted((HERE / "traces").glob("*.csv")):
-        files = parse_trace(trace.read_text(), str(trace))
-        for farm in sorted((HERE / "farms").glob("*.txt")):
-            hosts = parse_hosts_info(farm.read_text(), str(farm))
-            slots = sum(host.slots or 1 for host in hosts)
-            for part in JOBS_PER_SLOT:
-                yield _Case(hosts, files, max(1, int(part * slots)))
-
-
-def _with_wrong_powers(hosts: Sequence[Declaration], chance: random.Random) -> list[Declaration]:
-    odd = set(chance.sample(range(len(hosts)), len(hosts) // 3))
+def with_wrong_powers(case: Case) -> Case:
+    """Return a case in which a third of the hosts are declared wrongly."""
+    chance = random.Random(1)
+    odd = set(chance.sample(range(len(case.hosts)), len(case.hosts) // 3))
     said = []
-    for number, host in enumerate(hosts):
+    for number, host in enumerate(case.hosts):
         power_index = host.power_index or 1.0
         factor = chance.choice((WRONG_BY, 1 / WRONG_BY)) if number in odd else 1.0
         said.append(
@@ -271,12 +230,8 @@ def _with_wrong_powers(hosts: Sequence[Declaration], chance: random.Random) -> l
                 actual_power_index=power_index,
             )
         )
-    return said
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.exp(sum(map(math.log, values)) / len(values))
+    return replace(case, hosts=said)
 
 
 def _figures(ratios: Sequence[float]) -> str:
-    return f"mean {_mean(ratios):.3f}, worst {max(ratios):.2f}"
+    return f"mean {mean(ratios):.3f}, worst {max(ratios):.2f}"

@@ -1,4 +1,4 @@
-"""The result of a section of the benchmarks, and its printing: one table, one row per figure."""
+"""The results of the benchmarks and their printing: a row for each figure, or a grid."""
 
 from __future__ import annotations
 
@@ -34,6 +34,27 @@ class Table:
     notes: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Figures by two things: a row for one, a column for the other."""
+
+    title: str
+    columns: list[str]
+    rows: dict[str, list[str]]
+    notes: list[str] = field(default_factory=list)
+
+
+def show_grid(figures: Grid) -> None:
+    """Print the grid to standard output."""
+    grid = RichTable(title=figures.title, title_justify="left", title_style="bold", box=box.SIMPLE)
+    grid.add_column("")
+    for name in figures.columns:
+        grid.add_column(name, justify="right")
+    for what, row in figures.rows.items():
+        grid.add_row(what, *row)
+    _print(grid, figures.notes)
+
+
 def show(table: Table) -> None:
     """Print the table to standard output, no wider than its text."""
     verdicts = {None: Text(""), True: Text("ok", "green"), False: Text("over", "bold red")}
@@ -47,10 +68,14 @@ def show(table: Table) -> None:
     for row in table.rows:
         ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
         grid.add_row(row.what, row.ours, row.other, ratio, row.bound, verdicts[row.within])
+    _print(grid, table.notes)
+
+
+def _print(grid: RichTable, notes: list[str]) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:  # a file or a pipe needs no folded lines
         console.width = 160
     console.print(grid)
-    for note in table.notes:
+    for note in notes:
         console.print(f"  {note}", style="dim")
     console.print()

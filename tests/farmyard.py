@@ -8,10 +8,13 @@ the number happens to be. tests/farm_model.py has what must hold in every story.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import TypedDict, TypeVar, Unpack
 
+from compilefarm.core.compilers import Sameness
 from compilefarm.core.events import (
     BackUp,
+    CompilersReported,
     DrainEnded,
     DropBackup,
     Effect,
@@ -23,6 +26,7 @@ from compilefarm.core.events import (
     HostsListed,
     LoadReported,
     Probe,
+    ProbeCompiler,
     Refuse,
     RequestArrived,
     RequestEnded,
@@ -31,11 +35,13 @@ from compilefarm.core.events import (
     Wait,
 )
 from compilefarm.core.farm.farm import Farm
+from compilefarm.core.farm.turn import Turn
 from compilefarm.core.learning.learning import Learning
 from compilefarm.core.model import Host, Lease, Load, Outcome, Request
-from compilefarm.core.placement.earliest.earliest import EarliestPolicy
+from compilefarm.core.placement.earliest.policy import EarliestPolicy
 from compilefarm.core.placement.policy import Policy
 from compilefarm.core.placement.tier import TierPolicy
+from compilefarm.protocol.compilers import CompilerInfo
 from compilefarm.protocol.declaration import Declaration, Mode
 
 PORT = 3632
@@ -62,6 +68,8 @@ class Wanted(TypedDict, total=False):
     wait_s: float | None
     returning: bool
     can_back_up: bool
+    identity: CompilerInfo | None
+    sameness: Sameness
 
 
 class Farmyard:
@@ -148,6 +156,24 @@ class Farmyard:
         """Let a host report its load."""
         self.play(LoadReported(name, PORT, ADDRESS, load, returning))
 
+    def has_compilers(self, name: str, *compilers: CompilerInfo) -> None:
+        """Let a host's agent report its compilers."""
+        self.play(CompilersReported(name, compilers))
+
+    def closes(self, host: Host, compiler: CompilerInfo) -> None:
+        """Let the farm close a host's door, as it does when compiles through it fail."""
+        self._change_door(host, compiler, self.farm.doors.close)
+
+    def opens(self, host: Host, compiler: CompilerInfo) -> None:
+        """Let the farm open a host's door again."""
+        self._change_door(host, compiler, self.farm.doors.open)
+
+    def _change_door(
+        self, host: Host, compiler: CompilerInfo, change: Callable[[Host, str, Turn], None]
+    ) -> None:
+        change(host, compiler.id, Turn(self.now))
+        self.play(TimePassed())
+
     def request(self, source: str = "a.c", user: str = "ann", **wanted: Unpack[Wanted]) -> Request:
         """Return a new request, which the farm does not know yet."""
         self.last_id += 1
@@ -228,6 +254,10 @@ class Farmyard:
     def probed(self) -> list[str]:
         """Return the names of hosts that had to be probed."""
         return [effect.name for effect in self.take(Probe)]
+
+    def probed_for_compilers(self) -> list[tuple[str, str]]:
+        """Return the hosts that had to be probed for a compiler, and the name to send there."""
+        return [(effect.name, effect.compiler) for effect in self.take(ProbeCompiler)]
 
     def refused(self) -> dict[int, str]:
         """Return the requests that were refused, and why."""

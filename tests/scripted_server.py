@@ -66,10 +66,14 @@ class ScriptedServer:
     def receives(self, verb: str) -> Message:
         """Wait for a message with this verb; return it, and drop those before it."""
         deadline_s = time.monotonic() + PATIENCE_S
-        while True:
-            message = self._received.get(timeout=max(0.01, deadline_s - time.monotonic()))
-            if message.verb == verb:
-                return message
+        while (message := self.receives_any(deadline_s)).verb != verb:
+            pass
+        return message
+
+    def receives_any(self, deadline_s: float | None = None) -> Message:
+        """Wait for a message; return it."""
+        deadline_s = time.monotonic() + PATIENCE_S if deadline_s is None else deadline_s
+        return self._received.get(timeout=max(0.01, deadline_s - time.monotonic()))
 
     def all_received(self) -> list[Message]:
         """Return the messages that came and have not been returned yet."""

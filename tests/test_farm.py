@@ -9,6 +9,8 @@ from farmyard import ADDRESS, PORT, Farmyard, tier_yard
 
 from compilefarm.core.events import (
     BackupEnded,
+    CompilerProbed,
+    CompilersReported,
     EarlierLife,
     Event,
     HostAdded,
@@ -38,10 +40,12 @@ EVENTS: dict[type, Event] = {
         HostRemoved("desk1", PORT),
         HostDrained("desk1", PORT, 1.0),
         LoadReported("desk1", PORT, ADDRESS, Load()),
+        CompilersReported("desk1", ()),
         ReportsEnded("desk1"),
         OwnerReported("desk1", PORT, ADDRESS, 1, None, False),
         WatcherEnded("desk1", 1),
         HostProbed("desk1", True),
+        CompilerProbed("desk1", "gcc"),
         RequestArrived(Request(10)),
         LeaseAttached(Request(11), "desk1", PORT, 1.0),
         RequestEnded(1, Outcome()),

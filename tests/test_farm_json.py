@@ -16,6 +16,7 @@ from test_monitor import busy_farm, farm_with
 from typed_json import faults
 
 from compilefarm.core.events import (
+    CompilersReported,
     HostAdded,
     LoadReported,
     OwnerReported,
@@ -25,12 +26,14 @@ from compilefarm.core.events import (
 from compilefarm.core.farm.farm import Farm
 from compilefarm.core.learning.learning import Learning
 from compilefarm.core.model import Load, Request, State
-from compilefarm.core.placement.earliest.earliest import EarliestPolicy
+from compilefarm.core.placement.earliest.policy import EarliestPolicy
 from compilefarm.core.placement.tier import TierPolicy
 from compilefarm.core.snapshot import take_snapshot
+from compilefarm.protocol.compilers import CompilerInfo
 from compilefarm.protocol.declaration import Declaration
 from compilefarm.protocol.farm_json import (
     STATES,
+    CompilerSnapshot,
     FarmSnapshot,
     HostSnapshot,
     LeaseSnapshot,
@@ -56,7 +59,7 @@ IN_PAGE = {
     "t": Totals,
     "server": ServerSnapshot,
 }
-IN_TABLE = {**IN_PAGE, "snapshot": Snapshot, "totals": Totals}
+IN_TABLE = {**IN_PAGE, "snapshot": Snapshot, "totals": Totals, "compiler": CompilerSnapshot}
 del IN_TABLE["t"], IN_TABLE["farm"]
 
 
@@ -74,6 +77,19 @@ def reported_farm() -> Farm:
     farm.handle(LoadReported("desk1", 3632, "10.0.0.1", load), 2.0)
     farm.handle(OwnerReported("desk2", 3632, "10.0.0.2", 1, 90.0, False), 2.0)
     return farm
+
+
+def farm_with_compilers() -> Farm:
+    """A host that reports two compilers, and a request for another one."""
+    farm = reported_farm()
+    farm.handle(CompilersReported("desk1", (compiler("gcc"), compiler("clang"))), 3.0)
+    request = Request(9, "ada", compiler="gcc", identity=compiler("g++"))
+    farm.handle(RequestArrived(request), 3.0)
+    return farm
+
+
+def compiler(name: str) -> CompilerInfo:
+    return CompilerInfo(f"{len(name):016x}", name, "12.2.0", "x86_64-linux-gnu", f"{name} 12.2.0")
 
 
 def farm_with_backup() -> Farm:
@@ -98,7 +114,8 @@ def pass_time(farm: Farm, until: Callable[[], bool]) -> None:
 
 
 def test_snapshots_have_their_types() -> None:
-    for farm in (Farm(TierPolicy()), busy_farm(), reported_farm(), farm_with_backup()):
+    farms = (busy_farm(), reported_farm(), farm_with_backup(), farm_with_compilers())
+    for farm in (Farm(TierPolicy()), *farms):
         assert faults(take_snapshot(farm), FarmSnapshot) == []
 
 
@@ -180,6 +197,7 @@ def test_the_documentation_has_exactly_these_keys() -> None:
     assert documented("name") == keys_of(HostSnapshot)
     assert documented_below("policy", "server") == keys_of(ServerSnapshot)
     assert documented_below("policy", "requests") == keys_of(RequestSnapshot)
+    assert documented_below("policy", "compilers") == keys_of(CompilerSnapshot)
     assert documented_below("policy", "totals") == keys_of(Totals)
     assert documented_below("name", "load") == keys_of(LoadSnapshot)
     assert documented_below("name", "leases") == keys_of(LeaseSnapshot)

@@ -11,7 +11,7 @@ from compilefarm.core.farm.suspicion import UNKNOWN_S
 from compilefarm.core.learning.learning import Learning
 from compilefarm.core.model import Host, Load, Outcome, State
 from compilefarm.core.owner_share import CALM_S, RESERVE_CPUS
-from compilefarm.core.placement.earliest.earliest import EarliestPolicy
+from compilefarm.core.placement.earliest.policy import EarliestPolicy
 from compilefarm.core.placement.policy import Policy
 from compilefarm.core.placement.tier import TierPolicy
 from compilefarm.core.snapshot import take_snapshot

@@ -26,7 +26,7 @@ from compilefarm.core.farm.returns import ATTACH_AGAIN_AFTER_S, ATTACH_WITHIN_S
 from compilefarm.core.farm.roster import LOST_AFTER_S
 from compilefarm.core.learning.learning import Learning
 from compilefarm.core.model import Availability, Host, Load, Outcome, Request, State
-from compilefarm.core.placement.earliest.earliest import EarliestPolicy
+from compilefarm.core.placement.earliest.policy import EarliestPolicy
 from compilefarm.core.placement.tier import TierPolicy
 from compilefarm.core.snapshot import take_snapshot
 from compilefarm.protocol.declaration import Declaration

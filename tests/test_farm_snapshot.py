@@ -7,6 +7,7 @@ from farmyard import FAILED, PORT, Farmyard, tier_yard
 
 from compilefarm.core.events import HostAdded, HostRemoved, HostsListed
 from compilefarm.core.farm.farm import Farm
+from compilefarm.core.model import Request
 from compilefarm.core.placement.tier import TierPolicy
 from compilefarm.core.snapshot import PIECE, snapshot_in_pieces, take_snapshot, whole
 from compilefarm.protocol.declaration import Declaration
@@ -21,15 +22,18 @@ def yard() -> Farmyard:
 
 
 def test_jobs_worth_using_is_a_fair_share_and_the_builders_cpus(yard: Farmyard) -> None:
-    assert yard.farm.jobs_worth_using("ada", 4) == 4
+    def jobs(user: str, cpus: int) -> int:
+        return yard.farm.jobs_worth_using(Request(0, user, cpus=cpus))
+
+    assert jobs("ada", 4) == 4
     yard.joins("desk1", slots=10)
     yard.joins("desk2", slots=6)
     yard.joins("desk3", slots=8)
     yard.play(HostRemoved("desk3", PORT))
-    assert yard.farm.jobs_worth_using("ada", 4) == 4 + 16
+    assert jobs("ada", 4) == 4 + 16
     yard.ask(user="bob")
-    assert yard.farm.jobs_worth_using("ada", 4) == 4 + 8
-    assert yard.farm.jobs_worth_using("bob", 0) == 1 + 16
+    assert jobs("ada", 4) == 4 + 8
+    assert jobs("bob", 0) == 1 + 16
 
 
 def test_the_snapshot_has_the_totals(yard: Farmyard) -> None:

@@ -292,10 +292,10 @@ def from_other_version(**parts: list[dict[str, object]]) -> Snapshot:
     return cast(Snapshot, parts)
 
 
-def shown(snapshot: Snapshot, width: int) -> str:
+def shown(snapshot: Snapshot, width: int, show: table.View = table.view) -> str:
     console = Console(file=io.StringIO(), width=width, highlight=False)
     with console.capture() as captured:
-        console.print(table.view(snapshot, width))
+        console.print(show(snapshot, width))
     return captured.get()
 
 
@@ -309,6 +309,20 @@ def test_the_table_shows_each_host_with_its_reason() -> None:
     assert "ada desk9 4.c 0.0 s" in lines
     assert "now: 3 of 4 hosts up; 4 slots: 4 in use, 0 free; 2 requests waiting" in lines
     assert "host-server 9.9 on farmhost, base port 9714, up 61.0 s, policy tier" in lines
+
+
+def test_the_compilers_are_one_a_line() -> None:
+    compiler = {"id": "3f9a11c2d4e5f607", "text": f"gcc {HOSTILE}", "hosts": 3, "hosts_closed": 1}
+    snapshot = from_other_version(hosts=[], compilers=[compiler])
+    [line] = [
+        line for line in shown(snapshot, 160, table.compilers_view).splitlines() if "gcc" in line
+    ]
+    assert line.split()[-5:] == ["(1", "failed)", "?", "?", "?"]
+    assert "3f9a11c2d4e5f607" in line
+    assert "\x1b" not in line
+    assert "3f9a11c2d4e5f607" not in shown(snapshot, 60, table.compilers_view)
+    for empty in (from_other_version(hosts=[]), from_other_version(hosts=[], compilers=[])):
+        assert "No compilers" in shown(empty, 80, table.compilers_view)
 
 
 def test_slots_in_use_by_backups_are_counted() -> None:

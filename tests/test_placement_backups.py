@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from types import FrameType
 
 import pytest
 from farmyard import DONE, Farmyard, host
@@ -16,8 +17,6 @@ from compilefarm.core.events import (
     RequestEnded,
 )
 from compilefarm.core.model import Ending, Load, Outcome, State
-from compilefarm.core.placement.earliest import backups as backups_module
-from compilefarm.core.placement.earliest.earliest import EarliestPolicy
 from compilefarm.protocol.ports import DISTCCD_PORT
 
 FAILED = Outcome(exit=116, failed=True)
@@ -205,15 +204,29 @@ def test_a_compile_on_a_host_whose_owner_came_is_begun_elsewhere() -> None:
     assert yard.backup_of(compiled) == "other"
 
 
-def test_a_backup_that_lost_is_not_charged_to_its_user() -> None:
-    yard, giant = slow_and_fast()
-    yard.until(yard.now + 1.0)
-    yard.until(yard.now + 1.0)
+def test_an_attempt_that_its_backup_overtook_is_not_charged_to_its_user() -> None:
+    yard = Farmyard(host("fast", 1, 1000), host("slow", 1, 100))
+    holds = yard.ask("a.c", "cat")
+    yard.until(yard.now + 0.1)
+    giant = yard.ask("giant.c", "ann", can_back_up=True)
+    yard.until(yard.now + 5.0)
+    assert yard.host_of(giant) == "slow"
+    yard.end(holds)
+    bobs = yard.ask("b.c", "bob")
+    yard.until(yard.now + 0.3)
+    yard.end(bobs)
+    yard.until(yard.now + 0.1)
+    assert yard.backup_of(giant) == "fast"
     yard.end_by_backup(giant)
-    policy = yard.farm.policy
-    assert isinstance(policy, EarliestPolicy)
-    (user,) = policy._users.values()
-    assert 10.0 < user.served < 25.0, "the fast host's two seconds, and the first file"
+    # Bob got 300 s of work, and Ann less than 100; with what was overtaken it would be 600.
+    busy = yard.ask("c.c", "eve"), yard.ask("d.c", "dan")
+    yard.until(yard.now + 0.1)
+    bobs, anns = yard.ask("e.c", "bob"), yard.ask("f.c", "ann")
+    yard.until(yard.now + 0.1)
+    assert not {bobs, anns} & yard.leases.keys()
+    yard.end(busy[0])
+    assert yard.host_of(anns) is not None
+    assert yard.host_of(bobs) is None
 
 
 def test_an_attempt_that_was_overtaken_says_nothing_of_its_host() -> None:
@@ -226,27 +239,32 @@ def test_an_attempt_that_was_overtaken_says_nothing_of_its_host() -> None:
     assert slow.failures == 0
 
 
-def test_many_backups_at_once_cost_no_look_at_everybody_for_each(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    looked_at = 0
-    end_with = backups_module._end_with
+def test_many_backups_at_once_cost_no_look_at_everybody_for_each() -> None:
+    """Twice as many cost about twice as much."""
+    assert calls_for_backups(60) < 3 * calls_for_backups(30)
 
-    def counted(*arguments: Any) -> float | None:
-        nonlocal looked_at
-        looked_at += 1
-        return end_with(*arguments)
 
-    monkeypatch.setattr(backups_module, "_end_with", counted)
-    yard = Farmyard(host("fast", 50, 10), host("slow", 50, 1))
-    asked = [yard.ask(f"{number}.c", can_back_up=True) for number in range(100)]
+def calls_for_backups(count: int) -> int:
+    """Return how many Python calls the core makes to begin so many backups at once."""
+    yard = Farmyard(host("fast", count, 10), host("slow", count, 1))
+    asked = [yard.ask(f"{number}.c", can_back_up=True) for number in range(2 * count)]
     yard.until(yard.now + 0.1)
     slow = [number for number in asked if yard.host_of(number) == "slow"]
     for number in set(asked) - set(slow):
         yard.end(number)
-    yard.until(yard.now + 1.0)
-    assert [yard.backup_of(number) for number in slow] == ["fast"] * 50
-    assert looked_at < 500
+    calls = 0
+
+    def counted(frame: FrameType, event: str, _: object) -> None:
+        nonlocal calls
+        calls += event == "call" and "placement" in frame.f_code.co_filename
+
+    sys.setprofile(counted)
+    try:
+        yard.until(yard.now + 1.0)
+    finally:
+        sys.setprofile(None)
+    assert [yard.backup_of(number) for number in slow] == ["fast"] * count
+    return calls
 
 
 def test_a_busy_farm_wakes_nobody_to_look_for_backups() -> None:

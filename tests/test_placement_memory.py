@@ -7,8 +7,8 @@ from compilefarm.core.farm.farm import Farm
 from compilefarm.core.learning.build_history import MEMORY_MB
 from compilefarm.core.learning.learning import Learning
 from compilefarm.core.model import Load, Outcome, Request
-from compilefarm.core.placement.earliest.earliest import EarliestPolicy
 from compilefarm.core.placement.earliest.places import MEMORY_RESERVE_MB
+from compilefarm.core.placement.earliest.policy import EarliestPolicy
 from compilefarm.core.snapshot import take_snapshot
 from compilefarm.protocol.declaration import Declaration
 from compilefarm.protocol.ports import DISTCCD_PORT

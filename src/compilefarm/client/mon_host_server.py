@@ -19,13 +19,18 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from compilefarm.programs.connection import servers
 from compilefarm.programs.error_text import error_text
 from compilefarm.programs.options import Parser, complain, positive_number
 from compilefarm.protocol.address import Address
-from compilefarm.protocol.farm_json import HostSnapshot, RequestSnapshot, Snapshot
+from compilefarm.protocol.farm_json import (
+    CompilerSnapshot,
+    HostSnapshot,
+    RequestSnapshot,
+    Snapshot,
+)
 from compilefarm.protocol.ports import Port
 
 if TYPE_CHECKING:
@@ -43,6 +48,12 @@ POWER_FROM = 52
 OWNER_LIMIT_S = 366 * 86400.0
 
 
+class View(Protocol):
+    """Shows a part of a snapshot; `view` says what the arguments mean."""
+
+    def __call__(self, snapshot: Snapshot, width: int, *, totals_first: bool = False) -> Group: ...
+
+
 class NoAnswer(Exception):
     """No host-server answers; the text says which servers were tried and why each failed."""
 
@@ -50,6 +61,9 @@ class NoAnswer(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `mon-host-server` with these arguments, or the command line's; return its status."""
     parser = Parser("mon-host-server", "Show the farm: hosts, slots, waiting requests, and why.")
+    parser.add_argument(
+        "--compilers", action="store_true", help="show the compilers of hosts and of builders"
+    )
     parser.add_argument("--json", action="store_true", help="print the server's JSON, unchanged")
     parser.add_argument(
         "--watch",
@@ -65,12 +79,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     try:
+        show = compilers_view if options.compilers else view
         if options.watch:
-            _watch(candidates, options.watch, as_json=options.json)
+            _watch(candidates, options.watch, show, as_json=options.json)
         elif options.json:
             _print_json(fetch(candidates))
         else:
-            _print_table(parse(fetch(candidates)))
+            _print_table(parse(fetch(candidates)), show)
     except NoAnswer as error:
         return complain("mon-host-server", error)
     except KeyboardInterrupt:
@@ -151,6 +166,17 @@ def view(snapshot: Snapshot, width: int, *, totals_first: bool = False) -> Group
     return Group(*totals, "", *parts) if totals_first else Group(*parts, "", *totals)
 
 
+def compilers_view(snapshot: Snapshot, width: int, *, totals_first: bool = False) -> Group:
+    """Return the view of a snapshot's compilers, one a line; otherwise as `view`."""
+    from rich.console import Group
+
+    compilers = snapshot.get("compilers", [])
+    none = "No compilers: no agent has reported any, and no builder has asked for one."
+    part = _compilers_table(compilers, width) if compilers else none
+    server = _line(_server(snapshot))
+    return Group(server, "", part) if totals_first else Group(part, "", server)
+
+
 # -- the parts of the view
 
 
@@ -212,6 +238,27 @@ def _requests_table(requests: Sequence[RequestSnapshot]) -> Table:
             _line(request.get("builder") or "-"),
             _line(request.get("source") or "-"),
             _line(_duration(request.get("waited_s"))),
+        )
+    return table
+
+
+def _compilers_table(compilers: Sequence[CompilerSnapshot], width: int) -> Table:
+    table = _table()
+    table.add_column("compiler", overflow="fold")
+    if width >= LOAD_FROM:
+        table.add_column("id", no_wrap=True)
+    for name in ("hosts", "slots", "granted", "refused"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for compiler in compilers:
+        closed = compiler.get("hosts_closed")
+        ids = [_line(compiler.get("id", "?"))] if width >= LOAD_FROM else []
+        table.add_row(
+            _line(compiler.get("text") or compiler.get("name", "?")),
+            *ids,
+            _line(f"{compiler.get('hosts', '?')}{f' ({closed} failed)' if closed else ''}"),
+            _line(compiler.get("slots", "?")),
+            _line(compiler.get("requests_granted", "?")),
+            _line(compiler.get("requests_refused", "?")),
         )
     return table
 
@@ -314,26 +361,26 @@ def _print_json(body: bytes) -> None:
     sys.stdout.flush()
 
 
-def _print_table(snapshot: Snapshot) -> None:
+def _print_table(snapshot: Snapshot, show: View) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
     if console.is_terminal:
-        console.print(view(snapshot, console.width))
+        console.print(show(snapshot, console.width))
     else:
-        sys.stdout.write(_as_plain_text(console, snapshot))
+        sys.stdout.write(_as_plain_text(console, snapshot, show))
         sys.stdout.flush()
 
 
-def _as_plain_text(console: Console, snapshot: Snapshot) -> str:
+def _as_plain_text(console: Console, snapshot: Snapshot, show: View) -> str:
     """Return the view without a terminal's limits: one line for each host, however long."""
     console.width = 100_000
     with console.capture() as captured:
-        console.print(view(snapshot, console.width))
+        console.print(show(snapshot, console.width))
     return "".join(line.rstrip() + "\n" for line in captured.get().splitlines())
 
 
-def _watch(candidates: Sequence[Address], every_s: float, *, as_json: bool) -> None:
+def _watch(candidates: Sequence[Address], every_s: float, show: View, *, as_json: bool) -> None:
     """Show the farm until Ctrl-C; on a terminal, wait for a server that does not answer."""
     from rich.console import Console
     from rich.live import Live
@@ -345,7 +392,7 @@ def _watch(candidates: Sequence[Address], every_s: float, *, as_json: bool) -> N
             if as_json:
                 _print_json(body)
             else:
-                _print_table(parse(body))
+                _print_table(parse(body), show)
                 print(flush=True)
             time.sleep(every_s)
             body = fetch(candidates)
@@ -355,7 +402,7 @@ def _watch(candidates: Sequence[Address], every_s: float, *, as_json: bool) -> N
     ) as live:
         trouble = ""
         while True:
-            shown = view(snapshot, console.width, totals_first=True)
+            shown = show(snapshot, console.width, totals_first=True)
             if trouble:
                 shown.renderables.insert(0, _line(f"{trouble}; trying again"))
             live.update(shown, refresh=True)

@@ -28,6 +28,8 @@ from collections.abc import Sequence
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
+from compilefarm.compile_host.compilers.enabling import HostDoors, add_compiler_directories
+from compilefarm.compile_host.compilers.folder import remove_folder
 from compilefarm.compile_host.load.machine import Machine, ProcMachine, this_machine
 from compilefarm.compile_host.priority import NICEST, lower
 from compilefarm.compile_host.processes import ProcessTree, Unreadable
@@ -124,6 +126,7 @@ def add_enable_options(parser: Parser) -> None:
         action="store_false",
         help="do not measure the power index if --power-index is missing",
     )
+    add_compiler_directories(parser)
     parser.add_argument(
         "--procfs", type=directory, metavar="DIR", help="let loadavg read DIR instead of /proc"
     )
@@ -134,7 +137,7 @@ def enable_arguments(options: argparse.Namespace) -> list[str]:
     arguments = [] if options.measure else ["--no-measure"]
     for name in (
         *("server", "host", "port", "run_dir", "slots", "power_index", "mode", "reserve"),
-        *("type", "compiler", "allow", "nice", "procfs"),
+        *("type", "compiler", "compiler_dir", "allow", "nice", "procfs"),
     ):
         value = getattr(options, name)
         values = value if isinstance(value, list) else [] if value is None else [value]
@@ -175,13 +178,16 @@ class Enabling:
             )
         self._check_port()
         self._measure()
-        distccd = run.start("distccd", [program, *self._distccd_options()], _environment())
+        doors = HostDoors(run, self._options)
+        environment = _environment() | doors.environment
+        distccd = run.start("distccd", [program, *self._distccd_options()], environment)
         if self._is_desktop:
             lower(ProcessTree(self._machine, distccd.pid, distccd.started_s))
         self._await_listening(run)
         run.remember("servers", ",".join(map(str, self._candidates)))
         run.remember("key-file", os.environ.get(KEY_FILE_VARIABLE, ""))
-        return self._start_loadavg(run, self._loadavg_command(distccd.pid))
+        command = self._loadavg_command(distccd.pid) + doors.loadavg_options(distccd.pid)
+        return self._start_loadavg(run, command) + doors.offer
 
     def _measure(self) -> None:
         """Measure the power index if none is given, before the farm's compiles can disturb it."""
@@ -393,6 +399,7 @@ def _stop(run: RunDirectory) -> None:
         run.stop("loadavg")
     finally:
         run.stop("distccd")
+        remove_folder(run)
         run.remember("servers", "")
         run.remember("key-file", "")
 

@@ -27,7 +27,12 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
 
+from compilefarm.compile_host.compilers.agent import CompilerAgent
+from compilefarm.compile_host.compilers.enabling import add_compiler_directories
+from compilefarm.compile_host.compilers.identify import Compiler, gethost_program
 from compilefarm.compile_host.load.load import Meter, Report
 from compilefarm.compile_host.load.machine import this_machine
 from compilefarm.compile_host.priority import lower
@@ -78,6 +83,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--register", action="store_true",
         help="register the host on each connection, with the options below",
     )  # fmt: skip
+    parser.add_argument(
+        "--doors", type=Path, metavar="DIR",
+        help="identify this host's compilers, and keep DIR/list, the list of programs for distccd",
+    )  # fmt: skip
+    parser.add_argument(
+        "--doors-pid", type=_pid, metavar="PID",
+        help="the distccd that reads this list (default: the one of --distccd-pid)",
+    )  # fmt: skip
+    parser.add_argument("--gethost", metavar="PATH", help="the gethost that identifies compilers")
+    add_compiler_directories(parser)
     parser.add_host_words()
     parser.add_key_file()
     parser.add_argument(
@@ -94,7 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _report_to_all(options: argparse.Namespace, candidates: Sequence[Address]) -> int:
     """Report for ever, or to each server once with `--once`; return the exit status."""
     output = _Output(options, servers=len(candidates))
-    first, *others = [Reporter(options, server, output) for server in candidates]
+    agent = _start_agent(options, output)
+    first, *others = [Reporter(options, server, output, agent) for server in candidates]
     threads = [threading.Thread(target=reporter.run, daemon=True) for reporter in others]
     for thread in threads:
         thread.start()
@@ -102,6 +118,28 @@ def _report_to_all(options: argparse.Namespace, candidates: Sequence[Address]) -
     for thread in threads:
         thread.join()
     return 0 if output.report_accepted else 1
+
+
+def _start_agent(options: argparse.Namespace, output: _Output) -> CompilerAgent | None:
+    """Start the agent that knows the compilers, in a thread of its own; None without `--doors`."""
+    if options.doors is None:
+        return None
+    gethost = options.gethost or gethost_program()
+    if gethost is None:
+        output.complain_once("cannot identify compilers: gethost is not installed, or too old")
+        return None
+    pid = options.doors_pid or options.distccd_pid
+    distccd = None if pid is None else ProcessTree(this_machine(), pid)
+    agent = CompilerAgent(
+        options.doors,
+        gethost,
+        directories=options.compiler_dir or [],
+        wanted=options.compiler or [],
+        distccd=distccd,
+        complain=output.complain_once,
+    )
+    threading.Thread(target=agent.run, daemon=True).start()
+    return agent
 
 
 class _Output:
@@ -161,8 +199,16 @@ class _Output:
 class Reporter:
     """Sends one host's reports to one server."""
 
-    def __init__(self, options: argparse.Namespace, server: Address, output: _Output) -> None:
+    def __init__(
+        self,
+        options: argparse.Namespace,
+        server: Address,
+        output: _Output,
+        agent: CompilerAgent | None,
+    ) -> None:
         self._options = options
+        self._agent = agent
+        self._compilers_sent: tuple[Compiler, ...] | None = None  # on this connection
         self._host: Address = options.host
         self._server = server
         self._output = output
@@ -209,15 +255,15 @@ class Reporter:
     def _report(self) -> None:
         """Report on one connection until it ends; return after one report with `--once`."""
         began_s = time.monotonic()
-        self._meter.read(began_s)
+        self._read(began_s)
         self._meter.begin_window()
+        self._compilers_sent = None
         returning = "yes" if self._was_connected else None
+        has_ids = "yes" if self._agent else None
         with Connection([self._server], Port.REPORTS, speaking_for=self._host.host) as server:
             if self._options.register:
                 words = host_words(self._options)
-                server.send(
-                    "add", host=self._host.host, port=self._host.port, **words, returning=returning
-                )
+                self._tell(server, "add", **words, returning=returning, compiler_ids=has_ids)
                 answer = server.answer()
                 self._was_connected = True  # from now on the host may have leases
                 if answer.text("mode", "dedicated") != "dedicated" and self._tree is not None:
@@ -230,8 +276,10 @@ class Reporter:
                         "run addhost to add it again"
                     )
             time.sleep(max(0.0, began_s + FIRST_WINDOW_S - time.monotonic()))
-            last = self._send(server, self._meter.read(time.monotonic()), returning)
-            server.answer()
+            report = self._read(time.monotonic())
+            last = self._send(server, report, returning=returning, compiler_ids=has_ids)
+            # A server that does not know the messages about compilers would close the connection.
+            takes_ids = server.answer().text("compiler_ids") == "yes"
             self._output.accepted(format_line("ok"))
             self._output.report_accepted = self._connected = self._was_connected = True
             for complaint in self._outage:
@@ -241,23 +289,57 @@ class Reporter:
                 return
             sent_s = time.monotonic()
             while True:
+                if takes_ids:
+                    self._send_compilers(server)
                 message = server.receive(min(SAMPLE_S, self._options.interval))
                 if message is not None:
                     self._output.say(f"received {message.verb}")
                     continue
+                if takes_ids:
+                    # First, because a server may have taken this host for lost, and uses it again
+                    # when it reports a load.
+                    self._send_compilers(server)
                 now_s = time.monotonic()
-                report = self._meter.read(now_s)
+                report = self._read(now_s)
                 # Report up to half a sample early rather than late.
                 due = now_s - sent_s + SAMPLE_S / 2 >= self._options.interval
                 if due or report.news_since(last):
                     last = self._send(server, report)
                     sent_s = now_s
 
-    def _send(self, server: Connection, report: Report, returning: str | None = None) -> Report:
+    def _read(self, now_s: float) -> Report:
+        # The agent stops a worker of distccd for a moment before it ends it.
+        with self._agent.workers_run if self._agent else nullcontext():
+            return self._meter.read(now_s)
+
+    def _tell(self, server: Connection, verb: str, **words: object) -> None:
+        server.send(verb, host=self._host.host, port=self._host.port, **words)
+
+    def _send_compilers(self, server: Connection) -> None:
+        """Send the list of compilers, unless this connection has it already."""
+        if self._agent is None:
+            return
+        self._agent.wait_for_fresh_look()
+        compilers = self._agent.offered
+        if compilers is None or compilers == self._compilers_sent:
+            return
+        for compiler in compilers:
+            self._tell(
+                server,
+                "compiler",
+                id=compiler.id,
+                name=compiler.name,
+                version=compiler.version,
+                target=compiler.target,
+                text=compiler.text,
+            )
+        self._tell(server, "compilers", count=len(compilers))
+        self._compilers_sent = compilers
+        self._output.say(f"compilers {' '.join(compiler.door for compiler in compilers)}")
+
+    def _send(self, server: Connection, report: Report, **more: object) -> Report:
         words = report.words()
-        server.send(
-            "load", host=self._host.host, port=self._host.port, **words, returning=returning
-        )
+        self._tell(server, "load", **words, **more)
         self._meter.begin_window()
         self._output.say("load " + " ".join(f"{key}={word}" for key, word in words.items()))
         return report

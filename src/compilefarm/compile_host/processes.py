@@ -138,7 +138,7 @@ class ProcessTree:
 
     def root(self) -> Process | None:
         """Return the root if it is alive, else None."""
-        root = self._process(self.root_pid)
+        root = self.process(self.root_pid)
         return root if root is not None and not root.gone and self._is_root(root) else None
 
     def _read_once(self) -> Tree:
@@ -147,7 +147,7 @@ class ProcessTree:
         seen = {
             pid: process
             for pid in pids - self._outside
-            if (process := self._process(pid)) is not None
+            if (process := self.process(pid)) is not None
         }
         members: dict[int, Process] = {}
         root = seen.get(self.root_pid)
@@ -181,7 +181,8 @@ class ProcessTree:
             self._started_s = process.started_s
         return process.started_s == self._started_s
 
-    def _process(self, pid: int) -> Process | None:
+    def process(self, pid: int) -> Process | None:
+        """Return one process, in the tree or not; None if it does not exist or cannot be read."""
         try:
             return self._source.process(pid)
         except Unreadable as error:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from compilefarm.core.compilers import ProbedCompiler
 from compilefarm.core.model import Availability, Lease, Load, Outcome, Request
+from compilefarm.protocol.compilers import CompilerInfo
 from compilefarm.protocol.declaration import Declaration
 
 
@@ -31,11 +33,13 @@ class HostAdded(NamedTuple):
     """A host is available, at that address.
 
     `returning`: the host was available before, and now only comes back after it lost its server.
+    `has_agent`: the host will report its compilers.
     """
 
     declaration: Declaration
     address: str
     returning: bool = False
+    has_agent: bool = False
 
 
 class HostRemoved(NamedTuple):
@@ -54,19 +58,30 @@ class HostDrained(NamedTuple):
 
 
 class LoadReported(NamedTuple):
-    """A host reported its load; `returning` means the same as in `HostAdded`."""
+    """A host reported its load; `returning` and `has_agent` mean the same as in `HostAdded`.
+
+    Only the first report of a connection sets them.
+    """
 
     host: str
     port: int
     address: str
     load: Load
     returning: bool = False
+    has_agent: bool = False
 
 
 class ReportsEnded(NamedTuple):
     """The connection that brought a host's load reports is gone."""
 
     name: str
+
+
+class CompilersReported(NamedTuple):
+    """A host's agent reported all compilers there; None: the host has no agent any more."""
+
+    name: str
+    compilers: tuple[CompilerInfo, ...] | None
 
 
 class OwnerReported(NamedTuple):
@@ -99,6 +114,14 @@ class HostProbed(NamedTuple):
     compiled: bool = False
 
 
+class CompilerProbed(NamedTuple):
+    """The result of a `ProbeCompiler`. `found` is None if the host compiled nothing."""
+
+    name: str
+    compiler: str
+    found: ProbedCompiler | None = None
+
+
 class RequestArrived(NamedTuple):
     """A client wants a slot. The request's id is new; ids grow in the order of arrival."""
 
@@ -109,12 +132,14 @@ class LeaseAttached(NamedTuple):
     """A client has a lease from another server, or from before a restart; its compile runs.
 
     The request is as in `RequestArrived`. The compile has run on `host` for `running_s` seconds.
+    `door` is the name under which it was sent; empty for its plain name, or if it is not known.
     """
 
     request: Request
     host: str
     port: int
     running_s: float
+    door: str = ""
 
 
 class RequestEnded(NamedTuple):
@@ -147,10 +172,12 @@ Event = (
     | HostRemoved
     | HostDrained
     | LoadReported
+    | CompilersReported
     | ReportsEnded
     | OwnerReported
     | WatcherEnded
     | HostProbed
+    | CompilerProbed
     | RequestArrived
     | LeaseAttached
     | RequestEnded
@@ -211,6 +238,15 @@ class Probe(NamedTuple):
     compiler: str
 
 
+class ProbeCompiler(NamedTuple):
+    """Find out which compiler a host runs under a name; `CompilerProbed` must follow."""
+
+    name: str
+    address: str
+    port: int
+    compiler: str
+
+
 class DrainEnded(NamedTuple):
     """A drain ended, after `revoked` leases were revoked; `reason` says why it was called off."""
 
@@ -248,6 +284,7 @@ Effect = (
     | BackUp
     | DropBackup
     | Probe
+    | ProbeCompiler
     | DrainEnded
     | HostNoted
     | AvailabilityChanged

@@ -13,11 +13,16 @@ from dataclasses import dataclass, field
 from enum import Enum
 from itertools import count
 
+from compilefarm.core.compilers import NO_OFFER, Offer, ProbedCompiler, Sameness
 from compilefarm.core.owner_share import OwnerShare
+from compilefarm.protocol.compilers import CompilerInfo
 from compilefarm.protocol.declaration import Declaration, Mode
 
-# A host's types, its compilers (empty: any), and the compilers that it was found to lack.
-Signature = tuple[frozenset[str], frozenset[str], frozenset[str]]
+# A host's types, the names of its compilers (empty: any), those that it was found to lack, and its
+# offer of compilers with ids.
+Signature = tuple[frozenset[str], frozenset[str], frozenset[str], Offer]
+# A request's type, the name and the record of its compiler, and the hosts that it avoids.
+Restriction = tuple[str, str, CompilerInfo | None, frozenset[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +139,17 @@ class Host:
     # By compiler: how often a compile failed although the host then answered its probe.
     doubts: dict[str, int] = field(default_factory=dict)
     lacks: frozenset[str] = frozenset()  # compilers that it was found to lack
+
+    # The compilers that its agent reported; None: it has no agent.
+    agent_compilers: tuple[CompilerInfo, ...] | None = None
+    # A new connection of its agent has not reported yet. Until then the host has no compiler for
+    # new leases, and those that run go on.
+    compilers_awaited: bool = False
+    closed_doors: frozenset[str] = frozenset()  # ids of compilers that it gets no more leases for
+    # Without an agent: what probes found, by the name that distcc sends; None: it did not compile.
+    probed: dict[str, ProbedCompiler | None] = field(default_factory=dict)
+    offer: Offer = NO_OFFER  # all of that; hosts with equal compilers share one
+
     compiles: int = 0
     last_end: float = -math.inf
 
@@ -152,7 +168,7 @@ class Host:
     @property
     def signature(self) -> Signature:
         """The facts that decide which requests may use the host, apart from their `avoid`."""
-        return (self.types, self.compilers, self.lacks)
+        return (self.types, self.compilers, self.lacks, self.offer)
 
     @property
     def in_use(self) -> int:
@@ -209,6 +225,9 @@ class Request:
     `wait_s` is the longest that it may wait; None means no limit. `returning`: it waited at a
     server that went away meanwhile. `can_back_up`: its client can run a backup. `arrived` is set by
     the farm, and `id` by the shell.
+
+    `compiler` is the compiler's name as it was called. `identity` says which compiler that is; None
+    if the client does not know. `sameness` says what counts as the same compiler.
     """
 
     id: int
@@ -224,20 +243,28 @@ class Request:
     returning: bool = False
     can_back_up: bool = False
     arrived: float = 0.0
+    identity: CompilerInfo | None = None
+    sameness: Sameness = Sameness.SAME
 
     @property
-    def restriction(self) -> tuple[str, str, frozenset[str]]:
+    def restriction(self) -> Restriction:
         """The limits on its hosts; equal for requests that may use the same hosts."""
-        return (self.type, self.compiler, self.avoid)
+        return (self.type, self.compiler, self.identity, self.avoid)
 
     def admits(self, signature: Signature) -> bool:
         """Whether the request may use hosts of that signature; `avoid` is not considered."""
-        types, compilers, lacks = signature
-        return (
-            (not self.type or self.type in types)
-            and (not self.compiler or not compilers or self.compiler in compilers)
-            and self.compiler not in lacks
-        )
+        types, compilers, lacks, offer = signature
+        if (self.type and self.type not in types) or self.compiler in lacks:
+            return False
+        if self.identity is not None:
+            verdict = offer.admits(self.identity, self.compiler, self.sameness)
+            if verdict is not None:
+                return verdict
+        return not self.compiler or not compilers or self.compiler in compilers
+
+    def door_on(self, host: Host) -> str:
+        """Return the door for it on a host that it may use; empty: its plain name is sent."""
+        return "" if self.identity is None else host.offer.door(self.identity, self.sameness)
 
     def may_use(self, host: Host) -> bool:
         """Whether the request's restrictions permit this host, whatever the host's state."""
@@ -247,6 +274,8 @@ class Request:
 @dataclass(slots=True, eq=False)
 class Lease:
     """A slot in use by one compile. Its id is that of its request.
+
+    `door` is the name under which the compile is sent; empty: the compiler's plain name.
 
     `attempt` is 0 for a compile's first attempt, and a different number for each backup. A compile
     has at most one backup at a time, on another host.
@@ -259,6 +288,7 @@ class Lease:
     # The host's owner came meanwhile, so its time says nothing about the file or the host.
     disturbed: bool = False
     attempt: int = 0
+    door: str = ""
     had_backup: bool = False  # a first attempt: it has or had a backup
 
     @property

@@ -18,7 +18,9 @@ from collections.abc import Generator
 from compilefarm.core.farm.farm import Farm
 from compilefarm.core.model import Host, Lease, Load, Request
 from compilefarm.core.placement.policy import HostUse
+from compilefarm.protocol.compilers import CompilerInfo
 from compilefarm.protocol.farm_json import (
+    CompilerSnapshot,
     FarmSnapshot,
     HostSnapshot,
     LeaseSnapshot,
@@ -55,6 +57,11 @@ def snapshot_in_pieces(farm: Farm) -> Pieces:
             hosts.append(_host(farm, host))
         if number % PIECE == 0:
             yield
+    compilers = _Compilers(farm)
+    for number, host in enumerate(list(farm.hosts.values()), 1):
+        compilers.add(host)
+        if number % PIECE == 0:
+            yield
     requests: list[RequestSnapshot] = []
     for number, request in enumerate(list(farm.waiting.values()), 1):
         requests.append(_request(farm, request))
@@ -64,6 +71,7 @@ def snapshot_in_pieces(farm: Farm) -> Pieces:
         "policy": farm.policy.name,
         "hosts": hosts,
         "requests": requests,
+        "compilers": compilers.snapshots(),
         "totals": {
             "hosts": len(hosts),
             "hosts_up": sum(host["state"] == "up" for host in hosts),
@@ -83,6 +91,53 @@ def snapshot_in_pieces(farm: Farm) -> Pieces:
     }
 
 
+class _Compilers:
+    """Counts hosts and slots by compiler; hosts of one kind are counted together."""
+
+    def __init__(self, farm: Farm) -> None:
+        self._asked = farm.demand.asked
+        self._kinds: dict[tuple[CompilerInfo, ...], dict[frozenset[str], list[int]]] = {}
+
+    def add(self, host: Host) -> None:
+        """Count one host."""
+        if host.agent_compilers:
+            doors = self._kinds.setdefault(host.agent_compilers, {})
+            counts = doors.setdefault(host.closed_doors, [0, 0])
+            counts[0] += 1
+            counts[1] += host.slots if host.up else 0
+
+    def snapshots(self) -> list[CompilerSnapshot]:
+        """Return the compilers that were counted, and those that builders asked for."""
+        found = {each.compiler.id: _compiler(each.compiler) for each in self._asked.values()}
+        for compilers, doors in self._kinds.items():
+            for closed, (hosts, slots) in doors.items():
+                for compiler in compilers:
+                    known = found.setdefault(compiler.id, _compiler(compiler))
+                    is_closed = compiler.id in closed
+                    known["hosts"] += hosts
+                    known["hosts_closed"] += hosts if is_closed else 0
+                    known["slots"] += 0 if is_closed else slots
+        for id, asked in self._asked.items():
+            found[id]["requests_granted"] = asked.granted
+            found[id]["requests_refused"] = asked.refused
+        return sorted(found.values(), key=lambda each: (each["name"], each["text"], each["id"]))
+
+
+def _compiler(compiler: CompilerInfo) -> CompilerSnapshot:
+    return {
+        "id": compiler.id,
+        "name": compiler.name,
+        "version": compiler.version,
+        "target": compiler.target,
+        "text": compiler.text,
+        "hosts": 0,
+        "slots": 0,
+        "hosts_closed": 0,
+        "requests_granted": 0,
+        "requests_refused": 0,
+    }
+
+
 def _request(farm: Farm, request: Request) -> RequestSnapshot:
     return {
         "id": request.id,
@@ -91,6 +146,7 @@ def _request(farm: Farm, request: Request) -> RequestSnapshot:
         "source": request.source,
         "type": request.type,
         "compiler": request.compiler,
+        "compiler_id": "" if request.identity is None else request.identity.id,
         "avoid": sorted(request.avoid),
         "waited_s": round(farm.now - request.arrived, 3),
     }
@@ -113,6 +169,12 @@ def _host(farm: Farm, host: Host) -> HostSnapshot:
         "types": sorted(host.types),
         "compilers": sorted(host.compilers),
         "lacks": sorted(host.lacks),
+        "compiler_ids": None if host.agent_compilers is None else len(host.agent_compilers),
+        "closed_doors": sorted(
+            compiler.door
+            for compiler in host.agent_compilers or ()
+            if compiler.id in host.closed_doors
+        ),
         "state": "busy" if host.up and not usable else host.state.value,
         "tier": use.tier,
         "reason": _reason(host, use),

@@ -57,6 +57,8 @@ class HostSnapshot(TypedDict):
     types: list[str]
     compilers: list[str]  # that it declares; none means any
     lacks: list[str]  # compilers that it turned out to lack
+    compiler_ids: int | None  # the number of compilers that it reports; None: it has no agent
+    closed_doors: list[str]  # reported compilers that it gets no compiles for
     state: str  # one of STATES
     tier: int | None  # None while it gets no leases
     reason: str  # for people; empty if there is nothing to explain
@@ -68,6 +70,21 @@ class HostSnapshot(TypedDict):
     leases: list[LeaseSnapshot]
 
 
+class CompilerSnapshot(TypedDict):
+    """A compiler that hosts have, or that builders asked for."""
+
+    id: str
+    name: str
+    version: str
+    target: str
+    text: str  # for people
+    hosts: int  # that have it
+    slots: int  # on those of them that are up and whose door to it is open
+    hosts_closed: int  # that have it, but compiles with it failed there
+    requests_granted: int
+    requests_refused: int
+
+
 class RequestSnapshot(TypedDict):
     """A waiting request."""
 
@@ -77,6 +94,7 @@ class RequestSnapshot(TypedDict):
     source: str
     type: str
     compiler: str
+    compiler_id: str  # empty if its client does not know it
     avoid: list[str]  # hosts that it may not use
     waited_s: float
 
@@ -115,6 +133,7 @@ class FarmSnapshot(TypedDict):
     policy: str
     hosts: list[HostSnapshot]
     requests: list[RequestSnapshot]
+    compilers: list[CompilerSnapshot]  # with ids; hosts without an agent do not report any
     totals: Totals
 
 

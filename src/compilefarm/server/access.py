@@ -11,6 +11,7 @@ import ipaddress
 from collections.abc import Iterable
 
 from compilefarm.protocol.address import Network
+from compilefarm.protocol.compilers import COMPILERS_LIMIT
 from compilefarm.protocol.ports import PORT_LABELS
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -34,6 +35,8 @@ PRIVATE_NETWORKS = tuple(
 # all others out.
 CONNECTIONS_PER_ADDRESS = 16_384
 WAITING_PER_ADDRESS = 4096
+# Compilers that one address reports: enough for several hosts, and at most some 10 MB.
+COMPILERS_PER_ADDRESS = 10 * COMPILERS_LIMIT
 
 # Verdicts are kept for this many addresses, then all are dropped: a scan must not fill memory.
 VERDICTS_LIMIT = 10_000
@@ -121,9 +124,9 @@ class Counts:
         """Count one more for an address."""
         self._counts[address] = self._counts.get(address, 0) + 1
 
-    def drop(self, address: str) -> None:
-        """Count one less for an address that has at least one; forget an address with none."""
-        left = self._counts[address] - 1
+    def drop(self, address: str, count: int = 1) -> None:
+        """Count fewer for an address that has at least `count`; forget an address with none."""
+        left = self._counts[address] - count
         if left:
             self._counts[address] = left
         else:

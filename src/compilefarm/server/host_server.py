@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Protocol, assert_never
 
 from compilefarm import __version__
+from compilefarm.core.compilers import Sameness
 from compilefarm.core.events import (
     AvailabilityChanged,
     BackUp,
+    CompilerProbed,
     DrainEnded,
     DropBackup,
     Effect,
@@ -29,6 +31,7 @@ from compilefarm.core.events import (
     HostsListed,
     LeaseEnded,
     Probe,
+    ProbeCompiler,
     Refuse,
     Revoke,
     TimePassed,
@@ -41,6 +44,7 @@ from compilefarm.core.snapshot import snapshot_in_pieces
 from compilefarm.protocol.farm_json import FarmSnapshot, Snapshot
 from compilefarm.protocol.hosts_info import parse_hosts_info
 from compilefarm.server.access import (
+    COMPILERS_PER_ADDRESS,
     CONNECTIONS_PER_ADDRESS,
     WAITING_PER_ADDRESS,
     AllowedNetworks,
@@ -96,7 +100,9 @@ class HostServer:
         allowed: dict[str, AllowedNetworks],
         connections_per_address: int = CONNECTIONS_PER_ADDRESS,
         waiting_per_address: int = WAITING_PER_ADDRESS,
+        sameness: Sameness = Sameness.SAME,
     ) -> None:
+        self.sameness = sameness
         self.farm = Farm(policy)
         # Each start of the server is a life. A lease's id names the life that granted it.
         self.life = secrets.token_hex(4)
@@ -106,6 +112,7 @@ class HostServer:
         self.keys: tuple[bytes, ...] = ()  # hosts must prove one of them; none: the farm has no key
         self.connections_of = Counts(connections_per_address)  # on all ports together
         self.waiting_of = Counts(waiting_per_address)  # requests that were told to wait
+        self.compilers_of = Counts(COMPILERS_PER_ADDRESS)  # reported on connections that are open
 
         self.requests: dict[int, Requester] = {}  # by the request's id
         self.reporters: dict[str, Client] = {}  # by the host's name, its latest one
@@ -180,7 +187,7 @@ class HostServer:
                 self._lease_ended(effect)
             case Wait() | Refuse() | Revoke() | DropBackup():
                 self._answer(effect)
-            case Probe():
+            case Probe() | ProbeCompiler():
                 self._probe(effect)
             case DrainEnded():
                 self._drain_ended(effect)
@@ -223,15 +230,17 @@ class HostServer:
             log.error("the record ends here: %s", error.strerror)
             self.recorder = None
 
-    def _probe(self, effect: Probe) -> None:
+    def _probe(self, effect: Probe | ProbeCompiler) -> None:
         task = self._loop.create_task(self._probe_host(effect))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _probe_host(self, asked: Probe) -> None:
+    async def _probe_host(self, asked: Probe | ProbeCompiler) -> None:
         found = await probe(asked.address, asked.port, asked.compiler)
         if found is None:
             self._loop.call_later(PROBE_WITHIN_S, self._probe, asked)
+        elif isinstance(asked, ProbeCompiler):
+            self.happen(CompilerProbed(asked.name, asked.compiler, found.compiler))
         else:
             self.happen(HostProbed(asked.name, found.answered, found.compiled))
 

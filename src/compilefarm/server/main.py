@@ -20,6 +20,7 @@ from pathlib import Path
 import uvloop
 
 from compilefarm import __version__
+from compilefarm.core.compilers import Sameness
 from compilefarm.core.events import EarlierLife
 from compilefarm.core.learning.learning import Learning
 from compilefarm.core.placement.policies import make_policy
@@ -98,6 +99,7 @@ async def _prepared(options: argparse.Namespace, stack: contextlib.AsyncExitStac
         networks_by_port(options.allow),
         options.connections_per_address,
         options.waiting_per_address,
+        Sameness(options.compilers),
     )
     if options.key_file is not None:
         try:

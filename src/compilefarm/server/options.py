@@ -7,6 +7,7 @@ import ipaddress
 from pathlib import Path
 
 from compilefarm import __version__
+from compilefarm.core.compilers import Sameness
 from compilefarm.core.placement.policies import POLICIES
 from compilefarm.programs.command_line import OneLineParser
 from compilefarm.protocol.address import Network
@@ -68,6 +69,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default=WAITING_PER_ADDRESS,
         metavar="N",
         help="most waiting requests of one address (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--compilers",
+        choices=[each.value for each in Sameness],
+        default=Sameness.SAME.value,
+        help="what counts as the builder's compiler: the same one, an equal version for an equal "
+        "target, or any of its name (default: %(default)s)",
     )
     parser.add_argument(
         "--policy",

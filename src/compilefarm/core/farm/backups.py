@@ -36,9 +36,9 @@ class Backups:
         if running is not None:
             self.drop(running, "a faster slot is free", turn)
         self._totals.backed_up += 1
-        backup = Lease(
-            first.request, host, host.take_slot(), turn.now, attempt=self._totals.backed_up
-        )
+        request, slot = first.request, host.take_slot()
+        door = request.door_on(host)
+        backup = Lease(request, host, slot, turn.now, attempt=self._totals.backed_up, door=door)
         first.had_backup = True
         self.backups[first.id] = backup
         self._slots.occupy(backup, turn)

@@ -5,6 +5,7 @@
   - Nothing is free on a host that has as many leases and strays as slots.
   - A request waits, or has a lease, or is unknown.
   - A host's state and reason follow from its facts.
+  - A lease that was granted for a compiler is on a host that has this compiler.
 
 It reads the farm's records and changes nothing. One check costs as much as the farm is large.
 """
@@ -34,6 +35,10 @@ def check_hosts(hosts: Mapping[str, Host], now: float) -> None:
         else:
             assert now <= host.attach_until, f"{name}: still waits for leases to attach"
         assert (host.state, host.reason) == state_of(host), f"{name}: state"
+        if host.agent_compilers is not None and not host.compilers_awaited:
+            doors = {"", *(compiler.door for compiler in host.agent_compilers)}
+            assert all(lease.door in doors for lease in host.leases.values()), f"{name}: a door"
+            assert host.closed_doors <= {compiler.id for compiler in host.agent_compilers}, name
         assert all(lease.id == id for id, lease in host.leases.items()), f"{name}: a lease's id"
 
 

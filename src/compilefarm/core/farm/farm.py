@@ -14,6 +14,9 @@ from the top to the bottom; each knows only parts below it:
     backups              second attempts begin, and end at any time
     slots                what both kinds of lease do to their host
     failures suspicion   hosts that fail compiles; hosts on which no compile ends
+    compiler_probes      which compilers the hosts without an agent have
+    demand               which compilers builders ask for, and why they do not get them
+    doors                which compilers each host has, and which of them are of use
     roster               which hosts are known, and their state
 
 One `Turn` carries the time and the effects of an event through the parts. docs/decisions/0011 says
@@ -29,6 +32,8 @@ from typing import Any
 
 from compilefarm.core.events import (
     BackupEnded,
+    CompilerProbed,
+    CompilersReported,
     EarlierLife,
     Effect,
     Event,
@@ -48,6 +53,9 @@ from compilefarm.core.events import (
 )
 from compilefarm.core.farm.backups import Backups
 from compilefarm.core.farm.check import check_hosts, check_leases
+from compilefarm.core.farm.compiler_probes import CompilerProbes
+from compilefarm.core.farm.demand import Demand
+from compilefarm.core.farm.doors import Doors
 from compilefarm.core.farm.failures import Failures
 from compilefarm.core.farm.hosts import Hosts
 from compilefarm.core.farm.leases import Leases
@@ -80,14 +88,19 @@ class Farm:
         self.story = Story()
         timers = self._timers = Timers()
         roster = self._roster = Roster(policy, timers)
+        self.doors = doors = Doors(roster)
+        probes = self._probes = CompilerProbes(timers, roster, doors)
+        self.demand = demand = Demand(roster)
         failures = Failures(roster, timers, totals)
         suspicion = Suspicion(policy, timers)
         slots = Slots(roster, failures, suspicion)
         backups = self._backups = Backups(policy, slots, totals)
         leases = Leases(policy, slots, backups, totals)
         returns = Returns(policy, timers, roster, leases, totals)
-        requests = self._requests = Requests(policy, timers, leases, backups, returns, totals)
-        hosts = Hosts(timers, roster, leases, failures, suspicion, returns)
+        requests = self._requests = Requests(
+            policy, timers, leases, backups, returns, probes, demand, totals
+        )
+        hosts = Hosts(timers, roster, leases, doors, probes, failures, suspicion, returns)
 
         self.hosts: dict[str, Host] = roster.hosts
         self.removed: dict[str, Declaration] = roster.removed
@@ -95,7 +108,7 @@ class Farm:
         self.leases: dict[int, Lease] = leases.leases
         self.backups: dict[int, Lease] = backups.backups  # of these, by the same ids
 
-        # A dictionary, because a `match` would try up to 15 types, one after the other.
+        # A dictionary, because a `match` would try up to 17 types, one after the other.
         self._handlers: dict[type, Callable[[Any, Turn], None]] = {
             HostsListed: hosts.listed,
             EarlierLife: returns.earlier_life,
@@ -103,10 +116,12 @@ class Farm:
             HostRemoved: hosts.removed,
             HostDrained: hosts.drained,
             LoadReported: hosts.load_reported,
+            CompilersReported: hosts.compilers_reported,
             ReportsEnded: hosts.reports_ended,
             OwnerReported: hosts.owner_reported,
             WatcherEnded: hosts.watcher_ended,
             HostProbed: hosts.probed,
+            CompilerProbed: probes.probed,
             RequestArrived: requests.arrived,
             LeaseAttached: returns.attached,
             RequestEnded: requests.ended,
@@ -122,6 +137,7 @@ class Farm:
             "suspect": hosts.maybe_suspect,
             "probation": failures.probation_over,
             "lacks": failures.lacks_over,
+            "ask": probes.ask_again,
             "attach": returns.attach_time_over,
             "returns": returns.return_time_over,
             "tell": requests.long_enough_to_tell,
@@ -173,17 +189,23 @@ class Farm:
         """Return about how many requests are served before a waiting one."""
         return self.policy.ahead(self.waiting[id])
 
-    def jobs_worth_using(self, user: str, cpus: int) -> int:
-        """Return the -j worth using for a user whose builder has `cpus` CPUs.
+    def jobs_worth_using(self, request: Request) -> int:
+        """Return the -j worth using for a user with such requests.
 
-        It is the user's even share of the slots that the policy uses, among all users who compile
-        now. One job more for each CPU of the builder can preprocess meanwhile.
+        It is the user's even share, among all users who compile now, of the slots that the policy
+        uses and that will do for the request. Some hosts still have to answer which compiler they
+        have; they count. One job more for each CPU of the builder can preprocess meanwhile.
         """
-        slots = sum(host.slots for host in self.hosts.values() if host.tier is not None)
+        slots = sum(
+            host.slots
+            for host in self.hosts.values()
+            if host.tier is not None
+            and (request.may_use(host) or self._probes.undecided_on(host, request))
+        )
         users = {lease.request.user for lease in self.leases.values()}
         users.update(request.user for request in self.waiting.values())
-        users.add(user)
-        return max(1, cpus) + -(-slots // len(users))
+        users.add(request.user)
+        return max(1, request.cpus) + -(-slots // len(users))
 
     def check(self) -> None:
         """Assert every promise; raises AssertionError, with the latest events in its text."""

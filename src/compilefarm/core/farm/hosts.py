@@ -17,6 +17,7 @@ import math
 
 from compilefarm.core.events import (
     AvailabilityChanged,
+    CompilersReported,
     HostAdded,
     HostDrained,
     HostProbed,
@@ -27,6 +28,8 @@ from compilefarm.core.events import (
     ReportsEnded,
     WatcherEnded,
 )
+from compilefarm.core.farm.compiler_probes import CompilerProbes
+from compilefarm.core.farm.doors import Doors
 from compilefarm.core.farm.failures import Failures
 from compilefarm.core.farm.leases import Leases
 from compilefarm.core.farm.returns import Returns
@@ -52,6 +55,8 @@ class Hosts:
         timers: Timers,
         roster: Roster,
         leases: Leases,
+        doors: Doors,
+        probes: CompilerProbes,
         failures: Failures,
         suspicion: Suspicion,
         returns: Returns,
@@ -59,6 +64,8 @@ class Hosts:
         self._timers = timers
         self._roster = roster
         self._leases = leases
+        self._doors = doors
+        self._probes = probes
         self._failures = failures
         self._suspicion = suspicion
         self._returns = returns
@@ -83,6 +90,7 @@ class Hosts:
             static = declaration.static and name not in roster.removed
             host.added = host.offered is not None or static
             roster.declared(host, turn)
+            self._probes.ask(host, turn)
 
     def added(self, event: HostAdded, turn: Turn) -> None:
         """Make a host available, unless it only returns and people took it out before."""
@@ -104,11 +112,14 @@ class Hosts:
         host.port = port
         host.offered = declaration
         host.added = True
+        if event.has_agent:
+            self._doors.await_report(host, turn)
         self._failures.pardon(host, turn)
         if host.silent:
             self._go_without_reports(host)
         roster.call_off_drain(host, "it was added again meanwhile", turn)
         roster.declared(host, turn)
+        self._probes.ask_anew(host, turn)
 
     def _go_without_reports(self, host: Host) -> None:
         """Take a silent host at its declared power: it was added, and does not report."""
@@ -167,6 +178,8 @@ class Hosts:
         host.load = event.load
         host.load_at = turn.now
         host.silent = False
+        if event.has_agent:
+            self._doors.await_report(host, turn)
         self._returns.count_strays(host)
         self._timers.set(("silent", host.name), turn.now + SILENT_AFTER_S)
         if event.load.distccd in ("", "running"):
@@ -179,6 +192,14 @@ class Hosts:
         else:
             offer_slots(host)
             self._roster.refresh(host, turn)
+        self._probes.ask(host, turn)
+
+    def compilers_reported(self, event: CompilersReported, turn: Turn) -> None:
+        """Apply the list of a host's compilers, which counts at once."""
+        host = self._roster.hosts.get(event.name)
+        if host is not None:
+            self._doors.report(host, event.compilers, turn)
+            self._leases.revoke_without_door(host, turn)
 
     def reports_ended(self, event: ReportsEnded, turn: Turn) -> None:
         """Give the host no leases while its load reporter is away, and revoke them if it stays."""
@@ -186,7 +207,9 @@ class Hosts:
         if host is None or host.load_at is None or host.silent:
             return
         self._fall_silent(host, turn)
-        if host.leases:
+        if not host.leases:
+            self._doors.forget(host, turn)
+        else:
             self._roster.give_time_to_return(host, turn)
 
     def silent_for_too_long(self, name: str, turn: Turn) -> None:
@@ -194,11 +217,14 @@ class Hosts:
         host = self._roster.hosts[name]
         self._fall_silent(host, turn)
         self._leases.revoke_all(host, f"{name} fell silent", turn)
+        self._doors.forget(host, turn)
 
     def lost(self, name: str, turn: Turn) -> None:
         """Revoke the leases of a host that is not back in time."""
         host = self._roster.hosts[name]
         self._leases.revoke_all(host, f"{name} is lost: {host.reason}", turn)
+        if host.silent:
+            self._doors.forget(host, turn)
 
     def _fall_silent(self, host: Host, turn: Turn) -> None:
         host.silent = True
@@ -253,6 +279,7 @@ class Hosts:
             return
         if host.quarantined:
             self._failures.quarantined_host_probed(host, event, turn)
+            self._probes.ask(host, turn)
         elif event.answered:
             host.vouched_at = turn.now
         elif self._suspicion.suspects(host, turn.now):

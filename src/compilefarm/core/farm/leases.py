@@ -62,9 +62,25 @@ class Leases:
     def revoke_all(self, host: Host, reason: str, turn: Turn) -> None:
         """Revoke all leases of a host, and drop the backups that run there."""
         for lease in list(host.leases.values()):
-            if lease.is_backup:
-                self._backups.drop(lease, reason, turn)
-                continue
-            self._totals.revoked += 1
-            turn.effects.append(Revoke(lease.id, reason))
-            self.end(lease, Outcome(reason=reason), turn)
+            self.revoke(lease, reason, turn)
+
+    def revoke(self, lease: Lease, reason: str, turn: Turn) -> None:
+        """Revoke a lease that has not ended, or drop it if it is a backup."""
+        if lease.is_backup:
+            self._backups.drop(lease, reason, turn)
+            return
+        self._totals.revoked += 1
+        turn.effects.append(Revoke(lease.id, reason))
+        self.end(lease, Outcome(reason=reason), turn)
+
+    def revoke_without_door(self, host: Host, turn: Turn) -> None:
+        """Revoke the leases that were granted for a compiler which the host has no more.
+
+        The compile may have run with another one.
+        """
+        if not any(lease.door for lease in host.leases.values()):
+            return
+        doors = {compiler.door for compiler in host.agent_compilers or ()}
+        for lease in list(host.leases.values()):
+            if lease.door and lease.door not in doors:
+                self.revoke(lease, f"{host.name} no longer has {lease.door}", turn)

@@ -1,8 +1,8 @@
 """Requests: they come, wait, and are granted or refused.
 
 A request gets one answer. It is refused if it may not wait, has waited for its `wait_s`, or cannot
-be served by any host that the farm knows. While hosts may still return after a restart, no request
-is refused because no host can serve it.
+be served by any host that the farm knows. While hosts may still return after a restart, or still
+have to say which compiler they have, no request is refused because no host can serve it.
 
 The policy chooses the request that is granted next, and its host. This part knows nothing of hosts
 but whether they are up.
@@ -14,6 +14,8 @@ from collections.abc import Hashable
 
 from compilefarm.core.events import Grant, Refuse, RequestArrived, RequestEnded, Wait
 from compilefarm.core.farm.backups import Backups
+from compilefarm.core.farm.compiler_probes import CompilerProbes
+from compilefarm.core.farm.demand import Demand
 from compilefarm.core.farm.leases import Leases
 from compilefarm.core.farm.returns import Returns
 from compilefarm.core.farm.totals import Totals
@@ -37,6 +39,8 @@ class Requests:
         leases: Leases,
         backups: Backups,
         returns: Returns,
+        probes: CompilerProbes,
+        demand: Demand,
         totals: Totals,
     ) -> None:
         self.waiting: dict[int, Request] = {}
@@ -45,6 +49,8 @@ class Requests:
         self._leases = leases
         self._backups = backups
         self._returns = returns
+        self._probes = probes
+        self._demand = demand
         self._totals = totals
 
     # -- events
@@ -58,6 +64,8 @@ class Requests:
         self.waiting[request.id] = turn.arrived = request
         if request.returning:
             self._returns.expect(turn)
+        if request.identity is not None:
+            self._probes.want(request, turn)
         self._policy.arrived(request, turn.now)
         if request.wait_s:
             self._timers.set(("wait", request.id), turn.now + request.wait_s)
@@ -97,8 +105,9 @@ class Requests:
                 return
             request, host = choice
             assert host.state is State.UP, "a lease on a host that is not up"
-            lease = Lease(request, host, host.take_slot(), now)
+            lease = Lease(request, host, host.take_slot(), now, door=request.door_on(host))
             self._totals.granted += 1
+            self._demand.granted(request)
             self._forget(request, turn)
             self._leases.begin(lease, turn)
             turn.effects.append(Grant(lease))
@@ -116,7 +125,7 @@ class Requests:
 
     def _keep_or_refuse(self, request: Request, turn: Turn) -> None:
         """Let a new request wait that was not granted, or refuse it."""
-        hopeless = self._policy.hopeless(request)
+        hopeless = self._hopeless(request, turn)
         if hopeless is not None and not self._returns.expected(turn.now):
             self._refuse(request, hopeless, turn)
         elif request.wait_s == 0:
@@ -132,14 +141,22 @@ class Requests:
         for request in list(self.waiting.values()):
             key = request.restriction
             if key not in verdicts:
-                verdicts[key] = self._policy.hopeless(request)
+                verdicts[key] = self._hopeless(request, turn)
             verdict = verdicts[key]
             if verdict is not None:
                 self._refuse(request, verdict, turn)
 
+    def _hopeless(self, request: Request, turn: Turn) -> str | None:
+        """Return why no host will do for a request; None if one does, or may turn out to do."""
+        reason = self._policy.hopeless(request)
+        if reason is None or self._probes.undecided(request):
+            return None
+        return self._demand.reason(request, reason, turn.now)
+
     def _refuse(self, request: Request, reason: str, turn: Turn) -> None:
         self._withdraw(request, reason, turn)
         self._totals.refused += 1
+        self._demand.refused(request)
         turn.effects.append(Refuse(request.id, reason))
 
     def _withdraw(self, request: Request, reason: str, turn: Turn) -> None:

@@ -95,12 +95,15 @@ class Returns:
             self.await_leases(host, turn)
         lease = Lease(request, host, host.take_slot_in_use(), request.arrived)
         lease.disturbed = host.owner_since is not None
+        lease.door = event.door
         self._totals.attached += 1
         self._policy.arrived(request, turn.now)
         self._leases.begin(lease, turn)
         roster.refresh(host, turn)
         if host.silent or host.state is State.MUTE:
             roster.give_time_to_return(host, turn)
+        if host.agent_compilers is not None and not host.compilers_awaited:
+            self._leases.revoke_without_door(host, turn)
 
     # -- hosts and leases that may still return
 

@@ -25,6 +25,7 @@ REMOVED_LIMIT = 10_000
 # All timers that belong to a host: they end with it.
 HOST_TIMERS = (
     "silent", "lost", "drain", "probation", "suspect", "lacks", "unwatched", "attach",
+    "ask",
 )  # fmt: skip
 
 

@@ -32,6 +32,7 @@ from typing import Any, NamedTuple, Protocol
 
 from compilefarm.core.events import (
     BackUp,
+    CompilersReported,
     DropBackup,
     EarlierLife,
     Effect,
@@ -206,10 +207,14 @@ def fact(what: Event | Effect | Fact) -> Fact:
     if isinstance(what, RequestArrived | LeaseAttached):
         request = what.request
         source = (request.user, request.builder, request.directory, request.source)
-        limits = (request.compiler, request.type, ",".join(sorted(request.avoid)))
+        id = "" if request.identity is None else request.identity.id
+        limits = (request.compiler, id, request.type, ",".join(sorted(request.avoid)))
         return (type(what).__name__, request.id, *source, *limits, *what[1:])
     if isinstance(what, HostAdded):
         return ("HostAdded", what.declaration.name, what.address, what.returning)
+    if isinstance(what, CompilersReported):
+        ids = () if what.compilers is None else tuple(each.id for each in what.compilers)
+        return ("CompilersReported", what.name, what.compilers is not None, ids)
     if isinstance(what, HostsListed | EarlierLife):
         return (type(what).__name__, len(what[0]))
     return what if type(what) is tuple else (type(what).__name__, *what)

@@ -6,9 +6,9 @@ speed changes: fits that only follow each other could go on for ever, and away f
 was measured. So speeds are saved as they are, and a restart restores them.
 
 Times fix only the ratios of speeds and costs. The absolute scale comes from pinned hosts. Without
-any, it is held near the average declared power index: left to itself, the scale drifts away over
-some weeks of builds, as each host follows the others. All speeds move together then, so no ratio
-changes. A host that joins is put on the scale of the hosts that are there.
+any, it is held near the average declared power index. Left to itself, the scale drifts away over
+some weeks of builds, as each host follows the others. If it drifts too far, all speeds move
+together, so no ratio changes. A host that joins is put on the scale of the hosts that are there.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ CROWDING_COST_FROM = 0.1
 SCALE_SLACK = 0.5
 # In log speed: a host further from its declaration counts as this far in that average.
 SCALE_OFFSET_LIMIT = 1.0
-# Fits of a host without a new compile, after a neighbour was declared: enough for corrections to
-# travel round the farm after a restart from compiles alone.
+# Fits of a host without a new compile, after a neighbour was declared. These are enough for
+# corrections to travel round the farm after a restart from compiles alone.
 REFITS = 8
 
 
@@ -196,8 +196,8 @@ class HostSpeeds:
     def fit_after(self, host: LearnedHost, now: float) -> list[str]:
         """Fit a host after a compile there; return the names of hosts whose speed moved.
 
-        One host that waits for a fit is fitted, too: it may not be used, and so not declared again,
-        just because its speed is wrong.
+        One host that waits for a fit is fitted, too. A host with a wrong speed may not be used, and
+        then it is not declared again either.
         """
         moved = [host.name] if self._fit_if_due(host, now) else []
         moved += self._hold_scale()

@@ -2,8 +2,8 @@
 
 Others use `Learning` alone. Behind it are the kept compiles and the model of a compile
 (`observations`), host speeds (`host_speeds`, `speed_fit`) and past builds by directory
-(`build_history`, `clones`). Costs follow from the last few compiles of each file and from host
-speeds, so these compiles and speeds are all that must survive a restart.
+(`build_history`, `clones`). Costs follow from host speeds and from the last few compiles of each
+file. So these speeds and compiles are all that must survive a restart.
 
 Pure: times come in as arguments, nothing is opened, and `unsaved` hands out what should survive.
 Queries change nothing.

@@ -26,8 +26,8 @@ SHORTEST_S, LONGEST_S = 1e-4, 86_400.0
 COMPILES_OF_FILE = 5
 # A fit of a host costs time in proportion to this number, and noise falls with its root.
 COMPILES_OF_HOST = 48
-# A compile further than this from the middle one of its file, in log time, counts as if it were
-# this far: it came out of a cache, or its machine was suspended meanwhile. 0.5 is a factor of 1.65.
+# In log time. A compile further than this from the middle one of its file counts as if it were this
+# far. It came out of a cache, or its machine was suspended meanwhile. 0.5 is a factor of 1.65.
 COST_OUTLIER = 0.5
 
 

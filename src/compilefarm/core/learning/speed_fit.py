@@ -27,9 +27,9 @@ from typing import NamedTuple
 from compilefarm.core.learning.observations import LearnedHost, Observation
 
 # None of these is tuned finely. Halved or doubled, each changes the third builds of the 30 cases
-# of `bench placement` by less than 1 % on average: with noise, with wrong power indices, and with
-# cores that slots share. Those builds are too short for ageing; in the case of a host that became
-# fast within a week, four times as fast or as slow ageing makes 3 %.
+# of `bench placement` by less than 1 % on average. That holds with noise, with wrong power indices,
+# and with cores that slots share. Those builds are too short for ageing. In the case of a host that
+# became fast within a week, four times as fast or as slow ageing makes 3 %.
 #
 # Standard deviations of natural logarithms: 0.1 is 10 %.
 NOISE_SD = 0.12  # of one compile's time about its file's cost
@@ -49,9 +49,9 @@ AGEING_PER_S = 0.3**2 / DAY_S
 # The weight of a host whose scale is unknown, as it is not declared: next to nothing.
 UNDECLARED_WEIGHT = 1e-9
 
-# What other hosts say of a host's speed by one of its compiles: the logarithm of the speed as if
-# the host was not crowded, its variance, and the host's crowdedness. A plain tuple, as a fit makes
-# dozens of them.
+# What other hosts say of a host's speed by one of its compiles. The numbers are the logarithm of
+# the speed as if the host was not crowded, its variance, and the host's crowdedness.
+# It is a plain tuple, because a fit makes dozens of them.
 _Comparison = tuple[float, float, float]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from compilefarm.core.learning.learning import Learning
-from compilefarm.core.placement.earliest.earliest import EarliestPolicy
+from compilefarm.core.placement.earliest.policy import EarliestPolicy
 from compilefarm.core.placement.policy import Policy
 from compilefarm.core.placement.random_choice import Chance, RandomPolicy
 from compilefarm.core.placement.tier import TierPolicy

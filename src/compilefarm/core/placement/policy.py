@@ -34,23 +34,21 @@ class HostUse:
 
 
 class WithoutBackups:
-    """A part of policies that give no backups."""
+    """The part of `Policy` that concerns backups, for policies that give none."""
 
     def advance(self, now: float) -> None:
-        """See `Policy`."""
+        pass
 
     def next_backup(self, now: float) -> tuple[Lease, Host] | None:
-        """See `Policy`."""
         return None
 
     def backup_began(self, backup: Lease, now: float) -> None:
-        """See `Policy`."""
+        pass
 
     def backup_ended(self, backup: Lease, outcome: Outcome, now: float) -> None:
-        """See `Policy`."""
+        pass
 
     def backup_in_the_way(self, now: float) -> Lease | None:
-        """See `Policy`."""
         return None
 
 

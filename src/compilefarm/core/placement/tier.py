@@ -19,8 +19,9 @@ import heapq
 from dataclasses import dataclass, field
 from itertools import count
 
-from compilefarm.core.model import Host, Lease, Outcome, Request, Signature
+from compilefarm.core.model import Host, Lease, Outcome, Request, Restriction, Signature
 from compilefarm.core.placement.policy import HostUse, WithoutBackups
+from compilefarm.core.placement.tiers import tier_of
 
 # Load averages per CPU over 1, 5 and 15 minutes, as in DMUCS.
 STAYS_BELOW_1 = 0.9
@@ -31,14 +32,6 @@ MOVED_DOWN_BELOW_15 = 0.8
 Rank = tuple[int, float, float, int]
 # A rank with its host, flat: a heap compares it in half the time that a pair of the two takes.
 Ranked = tuple[int, float, float, int, Host]
-
-
-def tier_of(power_index: float) -> int:
-    """Return the tier of a power index: its whole part, at least 1.
-
-    One that went through a logarithm and back is 7.999999999999998 where it was 8.
-    """
-    return max(1, int(power_index * (1.0 + 1e-9)))
 
 
 def use_of_host(host: Host) -> HostUse:
@@ -114,11 +107,10 @@ class TierPolicy(WithoutBackups):
         self._groups: dict[Signature, _Group] = {}
         self._group_of: dict[str, Signature] = {}
         # Requests of one restriction wait in one line, in the order of arrival.
-        self._queues: dict[tuple[str, str, frozenset[str]], dict[int, Request]] = {}
+        self._queues: dict[Restriction, dict[int, Request]] = {}
         self._serial = count()
 
     def host_changed(self, host: Host, now: float) -> None:
-        """See `Policy`."""
         use = use_of_host(host)
         self._uses[host.name] = use
         self._leave_group(host)
@@ -129,32 +121,26 @@ class TierPolicy(WithoutBackups):
             self._rank(host)
 
     def host_forgotten(self, host: Host) -> None:
-        """See `Policy`."""
         self._leave_group(host)
         self._uses.pop(host.name, None)
 
     def arrived(self, request: Request, now: float) -> None:
-        """See `Policy`."""
         self._queues.setdefault(request.restriction, {})[request.id] = request
 
     def withdrawn(self, request: Request, now: float) -> None:
-        """See `Policy`."""
         queue = self._queues[request.restriction]
         del queue[request.id]
         if not queue:
             del self._queues[request.restriction]
 
     def granted(self, lease: Lease, now: float) -> None:
-        """See `Policy`."""
         self.withdrawn(lease.request, now)
         self._rank(lease.host)
 
     def ended(self, lease: Lease, outcome: Outcome, now: float) -> None:
-        """See `Policy`."""
         self._rank(lease.host)
 
     def next_grant(self, now: float) -> tuple[Request, Host] | None:
-        """See `Policy`."""
         heads = [next(iter(queue.values())) for queue in self._queues.values()]
         if len(heads) > 1:
             heads.sort(key=lambda request: request.id)
@@ -169,11 +155,10 @@ class TierPolicy(WithoutBackups):
         return None
 
     def next_deadline(self) -> float | None:
-        """See `Policy`; this rule depends on no clock."""
+        """Return None: this rule depends on no clock."""
         return None
 
     def hopeless(self, request: Request) -> str | None:
-        """See `Policy`."""
         admitting = [
             group for signature, group in self._groups.items() if request.admits(signature)
         ]
@@ -188,15 +173,12 @@ class TierPolicy(WithoutBackups):
         return f"no host of {wants}" if request.type else f"no host with {wants}"
 
     def ahead(self, request: Request) -> int:
-        """See `Policy`."""
         return sum(len(queue) for queue in self._queues.values()) - 1
 
     def expected_s(self, lease: Lease) -> float | None:
-        """See `Policy`."""
         return None
 
     def use_of(self, host: Host) -> HostUse:
-        """See `Policy`."""
         return self._uses.get(host.name) or use_of_host(host)
 
     def rank_of(self, host: Host) -> Rank:

@@ -10,10 +10,11 @@ connection stays open too: what the watcher reported counts until its end.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from typing import Any
 
 from compilefarm.core.events import (
+    CompilersReported,
     HostAdded,
     HostDrained,
     HostRemoved,
@@ -24,6 +25,7 @@ from compilefarm.core.events import (
 )
 from compilefarm.core.model import Load
 from compilefarm.protocol.address import host_name
+from compilefarm.protocol.compilers import COMPILERS_LIMIT, CompilerInfo, compiler_of
 from compilefarm.protocol.hosts_info import SLOTS_LIMIT
 from compilefarm.protocol.key import NONCE, key_proven, proof
 from compilefarm.protocol.wire import Message, WireError
@@ -104,7 +106,9 @@ class HostConnection(LineConnection):
         host, port = host_and_port_of(message)
         declaration = declaration_of(message, host, port)
         address = await self.address_of(host, port)
-        self._server.happen(HostAdded(declaration, address, is_yes(message, "returning")))
+        returning = is_yes(message, "returning")
+        has_agent = not by_hand and is_yes(message, "compiler_ids")
+        self._server.happen(HostAdded(declaration, address, returning, has_agent))
         if by_hand:
             await self._server.availability_saved()
         known = self._server.farm.find(host, port)
@@ -130,44 +134,121 @@ class LoadConnection(HostConnection):
         super().__init__(server)
         self._names: set[str] = set()
         self._addresses: dict[tuple[str, int], str] = {}
+        # By host and port: the compilers in its latest list, and those that came since, by id.
+        self._compilers: dict[tuple[str, int], tuple[CompilerInfo, ...]] = {}
+        self._coming: dict[tuple[str, int], dict[str, CompilerInfo]] = {}
 
     def act(self, message: Message) -> Coroutine[Any, Any, None] | None:
         """See `HostConnection`."""
-        if message.verb == "add":
-            return self.add(message, by_hand=False)
-        if message.verb != "load":
-            raise wrong_verb(message)
-        host, port = host_and_port_of(message)
-        load = load_of(message)
-        address = self._addresses.get((host, port))
-        if address is None:
-            return self._begin(host, port, load, is_yes(message, "returning"))
-        self._report(host, port, address, load)
+        match message.verb:
+            case "add":
+                return self.add(message, by_hand=False)
+            case "load":
+                return self._load(message)
+            case "compiler":
+                self._compiler(message)
+            case "compilers":
+                self._compilers_are_complete(message)
+            case _:
+                raise wrong_verb(message)
         return None
 
     def ended(self) -> None:
         """See `LineConnection`. A host that has a newer reporter is not affected."""
+        for host in {*self._compilers, *self._coming}:
+            self._let_go(self._compilers.get(host, ()))
+            self._let_go(self._coming.get(host, ()))
         for name in self._names:
             if self._server.reporters.get(name) is self:
                 del self._server.reporters[name]
                 self._server.happen(ReportsEnded(name))
 
-    async def _begin(self, host: str, port: int, load: Load, returning: bool) -> None:
+    # -- load reports
+
+    def _load(self, message: Message) -> Coroutine[Any, Any, None] | None:
+        host, port = host_and_port_of(message)
+        load = load_of(message)
+        address = self._addresses.get((host, port))
+        if address is None:
+            has_agent = is_yes(message, "compiler_ids")
+            return self._begin(host, port, load, is_yes(message, "returning"), has_agent)
+        self._report(LoadReported(host, port, address, load))
+        return None
+
+    async def _begin(
+        self, host: str, port: int, load: Load, returning: bool, has_agent: bool
+    ) -> None:
         if len(self._addresses) >= SLOTS_LIMIT:
             raise WireError("too many hosts on one connection")
         address = await self.address_of(host, port)
         self._addresses[host, port] = address
-        self._report(host, port, address, load, returning)
-        self.send("ok")
-
-    def _report(
-        self, host: str, port: int, address: str, load: Load, returning: bool = False
-    ) -> None:
-        self._server.happen(LoadReported(host, port, address, load, returning))
         known = self._server.farm.find(host, port)
-        if known is not None and self._server.reporters.get(known.name) is not self:
+        if (
+            known is not None
+            and known.agent_compilers is not None
+            and not has_agent
+            and known.name not in self._server.reporters
+        ):
+            self._server.happen(CompilersReported(known.name, None))
+        self._report(LoadReported(host, port, address, load, returning, has_agent))
+        self.send("ok", compiler_ids="yes" if has_agent else None)
+
+    def _report(self, report: LoadReported) -> None:
+        self._server.happen(report)
+        known = self._server.farm.find(report.host, report.port)
+        if known is None:
+            return
+        if self._server.reporters.get(known.name) is not self:
             self._server.reporters[known.name] = self
             self._names.add(known.name)
+        compilers = self._compilers.get((report.host, report.port))
+        if compilers is not None and (known.agent_compilers is None or known.compilers_awaited):
+            # The farm has forgotten the host meanwhile, or its compilers.
+            self._server.happen(CompilersReported(known.name, compilers))
+
+    # -- compilers
+
+    def _compiler(self, message: Message) -> None:
+        """Keep a compiler until the list is complete."""
+        host = self._known_host_of(message)
+        compiler = compiler_of(message)
+        coming = self._coming.setdefault(host, {})
+        if compiler.id in coming:
+            raise WireError(f"id={compiler.id} is given twice")
+        if len(coming) >= COMPILERS_LIMIT:
+            raise WireError(f"a host has at most {COMPILERS_LIMIT} compilers")
+        if self._server.compilers_of.full(self.sender):
+            limit = self._server.compilers_of.limit
+            raise WireError(f"{self.sender} has reported {limit} compilers already")
+        self._server.compilers_of.add(self.sender)
+        coming[compiler.id] = compiler
+
+    def _compilers_are_complete(self, message: Message) -> None:
+        """Let the compilers that came be the host's, in place of those before."""
+        host = self._known_host_of(message)
+        message.required("count")
+        count = message.integer("count", 0)
+        compilers = tuple(self._coming.get(host, {}).values())
+        if count != len(compilers):
+            raise WireError(f"count={count}, but {len(compilers)} compilers came before it")
+        self._coming.pop(host, None)
+        self._let_go(self._compilers.get(host, ()))
+        self._compilers[host] = compilers
+        known = self._server.farm.find(*host)
+        if known is not None:
+            self._server.happen(CompilersReported(known.name, compilers))
+
+    def _known_host_of(self, message: Message) -> tuple[str, int]:
+        """Return the host that a message is about; the sender may speak for it."""
+        host = host_and_port_of(message)
+        if host not in self._addresses:
+            raise WireError(f"{message.verb} must come after the host's first load")
+        return host
+
+    def _let_go(self, compilers: Collection[object]) -> None:
+        """Count compilers no more that this connection reported."""
+        if compilers:
+            self._server.compilers_of.drop(self.sender, len(compilers))
 
 
 class StatusConnection(HostConnection):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from compilefarm.core.events import BackupEnded, LeaseAttached, RequestArrived, RequestEnded
 from compilefarm.core.model import Ending, Lease, Outcome, Request
+from compilefarm.protocol.compilers import DOOR_LIMIT, wanted_compiler_of
 from compilefarm.protocol.wire import Message, WireError, encoded
 from compilefarm.server.connections.lines import LineConnection
 from compilefarm.server.connections.message_fields import (
@@ -44,9 +45,7 @@ class RequestConnection(LineConnection):
         elif message.verb == "attach" and not self._id:
             self._attach(message)
         elif message.verb == "jobs" and not self._id:
-            count = self._server.farm.jobs_worth_using(
-                message.text("user", self.sender), message.integer("cpus", 1, low=1)
-            )
+            count = self._server.farm.jobs_worth_using(self._wanted(message, 0))
             self.send_last("jobs", count=count)
         else:
             raise wrong_verb(message)
@@ -68,10 +67,15 @@ class RequestConnection(LineConnection):
 
     def _request(self, message: Message) -> Request:
         """Return the request in a message, under a new id that this connection has from now on."""
+        request = self._wanted(message, self._server.new_request_id())
+        self._id = request.id
+        self._server.requests[request.id] = self
+        return request
+
+    def _wanted(self, message: Message, number: int) -> Request:
+        """Return what a message asks for, as a request with this number."""
         # Each compile sends this message, so the plain words are read without `Message.text`.
         word = message.words.get
-        number = self._id = self._server.new_request_id()
-        self._server.requests[number] = self
         return Request(
             number,
             word("user") or self.sender,
@@ -85,6 +89,8 @@ class RequestConnection(LineConnection):
             message.optional_number("wait_s", high=DAY_S),
             returning=is_yes(message, "returning"),
             can_back_up=is_yes(message, "backup"),
+            identity=wanted_compiler_of(message),
+            sameness=self._server.sameness,
         )
 
     def _attach(self, message: Message) -> None:
@@ -101,7 +107,8 @@ class RequestConnection(LineConnection):
             self._give_backup_up()
         else:
             request = self._request(message)
-            self._server.happen(LeaseAttached(request, host, port, running_s))
+            door = message.text("door")[:DOOR_LIMIT]
+            self._server.happen(LeaseAttached(request, host, port, running_s, door))
         if self._id in self._server.farm.leases:
             self.send("attached", id=self._id_on_wire())
 
@@ -140,10 +147,11 @@ class RequestConnection(LineConnection):
             self._waits_no_more()
         host = lease.host
         verb = "backup" if lease.is_backup else "lease"
+        door = f" door={lease.door}" if lease.door else ""
         # Each compile gets this line, and `format_line` takes four times as long for it.
         self._write(
             f"{verb} id={self._id_on_wire(lease.attempt)} host={encoded(host.name)}"
-            f" address={address} port={host.port} slots={host.capacity}\n".encode()
+            f" address={address} port={host.port} slots={host.capacity}{door}\n".encode()
         )
 
     def wait(self, ahead: int) -> None:

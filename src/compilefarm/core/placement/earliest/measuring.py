@@ -1,8 +1,8 @@
 """Finding out how fast hosts are of which that is not known, or no longer.
 
 A host that counts as slow is not used, and so never gets to show that it has become fast. Hosts of
-which too little is known wait here for their turn; the policy sends one a short file where that
-costs next to nothing.
+which too little is known wait here for their turn. Where it costs next to nothing, one of them gets
+the shortest file that waits.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ from itertools import islice
 
 from compilefarm.core.learning.learning import Learning
 from compilefarm.core.placement.earliest.places import Places
+from compilefarm.core.placement.earliest.queues import Queue, Waiting
 from compilefarm.core.placement.earliest.speed_classes import Place
 
-# A host is worth measuring when what is known of its speed is less sure than this: some 30 % off.
-SURE_FROM = 0.7
-LOOK_AGAIN_S = 3600.0
-MEASURE_AGAIN_S = 60.0
-AT_ONCE = 4  # hosts that one decision looks at
+# A host is worth measuring when its speed is less sure than this: known to about 30 %.
+SURE_CONFIDENCE = 0.7
+CONFIDENCE_AGAIN_S = 3600.0  # when a sure host's confidence is looked at again
+MEASURE_AGAIN_S = 60.0  # no host is measured more often
+HOSTS_AT_ONCE = 4  # that one decision looks at
+# The part of the rest of the build that one measuring compile may take.
+REST_PART = 0.05
 
 
 class Measuring:
@@ -31,39 +34,63 @@ class Measuring:
         self._places = places
         self._known: set[str] = set()
         self._unsure: dict[str, None] = {}
-        self._look_at: list[tuple[float, str]] = []  # look at that host's confidence then
+        self._look_at: list[tuple[float, str]] = []  # at that host's confidence, and when
 
     def add(self, name: str) -> None:
-        """Have an eye on a host, from now on."""
+        """Look at a host's confidence from now on."""
         if name not in self._known:
             self._known.add(name)
             heappush(self._look_at, (-math.inf, name))
 
     def forget(self, name: str) -> None:
-        """Leave a host alone that has gone."""
+        """Drop a host that has gone."""
         self._known.discard(name)
         self._unsure.pop(name, None)
 
-    def some(self, now: float) -> Iterator[Place]:
-        """Yield some hosts that are worth measuring; those not taken are at the end of the line."""
-        for _ in range(AT_ONCE):
+    def worth_it(self, queue: Queue, now: float) -> bool:
+        """Whether a queue may have something to measure with: a known file in a build's middle."""
+        build = queue.build
+        return bool(queue.costs) and now >= build.measures_again_s and build.refills
+
+    def choose(
+        self, queue: Queue, free: Place, rest_s: float, now: float
+    ) -> tuple[Waiting, Place] | None:
+        """Return the shortest file, and an unsure host for it that is slower than the free place.
+
+        A faster one would be used anyway. It must take a small part of R, which is `rest_s`.
+        """
+        shortest = queue.shortest()
+        for place in self._unsure_places(now):
+            needs_s = queue.costs[0] / place.speed
+            if (
+                place.class_index < free.class_index
+                and place.slots
+                and not place.host.in_use
+                and place.host.name not in queue.avoid
+                and queue.view in place.views
+                and needs_s <= REST_PART * rest_s
+            ):
+                del self._unsure[place.host.name]
+                heappush(self._look_at, (now + MEASURE_AGAIN_S, place.host.name))
+                queue.build.measures_again_s = now + needs_s
+                return shortest, place
+        return None
+
+    def _unsure_places(self, now: float) -> Iterator[Place]:
+        """Yield some hosts that are worth measuring, and put them at the end of the line."""
+        for _ in range(HOSTS_AT_ONCE):
             if not self._look_at or self._look_at[0][0] > now:
                 break
             name = heappop(self._look_at)[1]
             if name not in self._known:
                 continue
-            if self._learning.confidence(name, now) < SURE_FROM:
+            if self._learning.confidence(name, now) < SURE_CONFIDENCE:
                 self._unsure[name] = None
             else:
-                heappush(self._look_at, (now + LOOK_AGAIN_S, name))
-        for name in tuple(islice(self._unsure, AT_ONCE)):
+                heappush(self._look_at, (now + CONFIDENCE_AGAIN_S, name))
+        for name in tuple(islice(self._unsure, HOSTS_AT_ONCE)):
             place = self._places.get(name)
             del self._unsure[name]
             self._unsure[name] = None
             if place is not None:
                 yield place
-
-    def taken(self, name: str, now: float) -> None:
-        """Take note that a host is being measured."""
-        del self._unsure[name]
-        heappush(self._look_at, (now + MEASURE_AGAIN_S, name))

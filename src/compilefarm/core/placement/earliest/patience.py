@@ -1,83 +1,82 @@
 """For how long a request may be passed over.
 
-That is what it could have had when it came, and some turnovers of its own build's queue. After that
-it goes before all others on the next slot that it may have, so nothing waits for ever.
+That is the time in which it could have been done when it came, and some turnovers of its own
+build's queue. After that it goes before all others on the next slot that it may have, so nothing
+waits for ever.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from heapq import heappop, heappush
 
-from compilefarm.core.placement.earliest.builds import EPSILON_S, Build, Waiting
+from compilefarm.core.placement.earliest.queues import Waiting
+from compilefarm.core.placement.earliest.rule import EPSILON_S
 
-# Turnovers of its own build's queue that a request may be passed over. Fewer cut into healthy
-# builds.
+# Turnovers of its own build's queue that a request may be passed over. A turnover is the time that
+# the build takes for what it has waiting. Fewer cut into healthy builds: a long file that waits for
+# a fast slot is passed over by short ones.
 TURNOVERS = 8.0
+# The least that a file of unknown cost is taken to need while its build has done none. A low guess
+# would make whole builds overdue before their first file has ended.
+UNKNOWN_COST = 1.0
+# Requests that become overdue in one decision, so that a long pause stalls nobody.
 OVERDUE_AT_ONCE = 16
 
 
 class Patience:
-    """Who waits, and until when he may be passed over.
+    """The requests that wait, by when their patience ends."""
 
-    `waits` says of a request whether it still waits; `share`, what summed speed a build can hope
-    for.
-    """
-
-    def __init__(self, waits: Callable[[Waiting], bool], share: Callable[[Build], float]) -> None:
-        self._waits = waits
-        self._share = share
-        self._fresh: list[Waiting] = []  # came since the last decision
+    def __init__(self) -> None:
         self._ends: list[tuple[float, int, Waiting]] = []
 
-    def arrived(self, waiting: Waiting) -> None:
-        """Take a request up; it may still be granted at once."""
-        self._fresh.append(waiting)
+    def begin(self, waiting: Waiting, at_once_speed: float, build_speed: float) -> None:
+        """Start a request's patience: it came, and was not granted at once.
 
-    def left(self, waiting: Waiting) -> None:
-        """Take note that a request no longer waits."""
-        waiting.queue.turns.overdue.pop(waiting.request.id, None)
-        if self._fresh and self._fresh[-1] is waiting:
-            self._fresh.pop()
+        `at_once_speed` is the speed of the slot that it could have had when it came, and
+        `build_speed` the summed speed of the slots that its build can have.
+        """
+        waiting.at_once_speed = at_once_speed
+        end_s = _end_s(waiting, build_speed, waiting.arrived_s)
+        heappush(self._ends, (end_s, waiting.number, waiting))
 
-    def begin(self, before: float = math.inf) -> None:
-        """Find out until when those may be passed over that came, and were not granted at once."""
-        if not self._fresh or self._fresh[0].arrived >= before:
-            return
-        for waiting in self._fresh:
-            if not self._waits(waiting):
-                continue
-            turns = waiting.queue.turns
-            free = turns.free()
-            waiting.at_once_speed = free.speed if free else turns.view.slowest_speed()
-            heappush(self._ends, (self._end(waiting, waiting.arrived), waiting.number, waiting))
-        self._fresh.clear()
+    def end_if_over(self, waiting: Waiting, build_speed: float, now: float) -> bool:
+        """Whether a request is overdue; if not, it is patient for longer.
 
-    def note_overdue(self, now: float) -> None:
-        """Put those whose patience has ended before all others that wait for the same slots."""
-        for _ in range(OVERDUE_AT_ONCE):
-            if not self._ends or self._ends[0][0] > now:
-                return
-            _, number, waiting = heappop(self._ends)
-            if not self._waits(waiting):
-                continue
-            # When it came, its cost may have been a guess, and its build's queue not yet complete.
-            end = self._end(waiting, now)
-            if end > now + EPSILON_S:
-                heappush(self._ends, (end, number, waiting))
-            else:
-                waiting.queue.turns.overdue[waiting.request.id] = waiting
+        When it came, its cost may have been a guess, and its build's queue not yet complete.
+        """
+        end_s = _end_s(waiting, build_speed, now)
+        if end_s <= now + EPSILON_S:
+            return True
+        heappush(self._ends, (end_s, waiting.number, waiting))
+        return False
 
-    def next_end(self) -> float:
-        """Return when the next request's patience ends; infinite if nobody waits."""
-        while self._ends and not self._waits(self._ends[0][2]):
+    def pop_ended(self, now: float) -> list[Waiting]:
+        """Return some of those whose patience seems to have ended, and drop them."""
+        ended: list[Waiting] = []
+        while self._ends and self._ends[0][0] <= now and len(ended) < OVERDUE_AT_ONCE:
+            waiting = heappop(self._ends)[2]
+            if waiting.waits:
+                ended.append(waiting)
+        return ended
+
+    def left(self) -> None:
+        """Drop those in front that no longer wait."""
+        while self._ends and not self._ends[0][2].waits:
             heappop(self._ends)
+
+    def next_end_s(self) -> float:
+        """Return when the next request's patience ends; infinite if nothing waits."""
         return self._ends[0][0] if self._ends else math.inf
 
-    def _end(self, waiting: Waiting, now: float) -> float:
-        build = waiting.build
-        typical = build.typical(now) if build.unknown else 0.0
-        cost = waiting.cost if waiting.cost is not None else typical
-        queued_s = (build.waiting_work + build.unknown * typical) / self._share(build)
-        return waiting.arrived + cost / waiting.at_once_speed + TURNOVERS * queued_s
+
+def _end_s(waiting: Waiting, build_speed: float, now: float) -> float:
+    build = waiting.build
+    typical_cost = 0.0
+    if build.waiting.unknown:
+        typical_cost = build.typical_cost(now)
+        if not build.done.count and typical_cost < UNKNOWN_COST:
+            typical_cost = UNKNOWN_COST
+    cost = waiting.cost if waiting.cost is not None else typical_cost
+    queued_work = build.waiting.known_work + build.waiting.unknown * typical_cost
+    return waiting.arrived_s + cost / waiting.at_once_speed + TURNOVERS * queued_work / build_speed

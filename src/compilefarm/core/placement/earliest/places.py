@@ -1,40 +1,41 @@
-"""The farm's hosts as `earliest` sees them: so many slots, of such a speed, for such requests.
+"""The farm's hosts as `earliest` sees them: how many slots of what speed, for which requests.
 
-What a host is good for now follows from what was learned of its speed and from what it reports:
-CPUs in foreign use and memory that the next compile does not have are slots less, pressure without
-load is speed less, and where slots share cores, the second half of them brings only what the cores
-have left. The rest of the policy sees places, gathered in views, and no hosts.
+What a host is good for follows from what was learned of its speed, and from what it reports. CPUs
+in foreign use and memory that the next compile would lack take slots away; pressure without load
+takes speed away. Where slots share cores, the second half of them brings only what the cores have
+left. The rest of the policy sees places, gathered in views, and no hosts.
 
-How much of the farm is wanted is for whoever calls to say, for a host that the waiting requests are
-about to fill is as good as full. What he has to do after a change is what `Change` says.
+A host that the waiting requests are about to fill counts as full, so the caller says how many wait.
+The `Change` that is returned says what the caller must update.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
 from compilefarm.core.learning.learning import Learning
 from compilefarm.core.learning.observations import crowdedness
 from compilefarm.core.model import Host, Load, Request, Signature
-from compilefarm.core.placement.earliest.speed_classes import Place, View, class_index
+from compilefarm.core.placement.earliest.speed_classes import Place, View, class_of
 from compilefarm.core.placement.policy import HostUse
-from compilefarm.core.placement.tier import tier_of
+from compilefarm.core.placement.tiers import tier_of
 
 # Foreign CPU use below this is the noise of any living desktop.
 FOREIGN_NOISE_CPUS = 0.3
-# Memory that is left alone, so that the owner's next click does not swap.
+# Memory that stays free, so that the owner's next click does not swap.
 MEMORY_RESERVE_MB = 256.0
-# A host whose CPUs are not all taken has tasks waiting for CPUs this part of the time, at most, for
-# no reason.
+# The part of the time for which tasks wait for a CPU on a healthy host whose CPUs are not all in
+# use. What is more takes the same part of the speed.
 PRESSURE_NORMAL = 0.2
-# A host counts as filled from when it is, or will be with what waits, so crowded; and until when.
+# A host counts as filled when it is this crowded, or will be with what waits; and stops to count
+# when it is less crowded than the second figure. In between nothing changes, or each compile would.
 FILLED_FROM, FILLED_UNTIL = 0.6, 0.2
-# What a slot brings, at least, on a core that is in use already: as a part of its speed alone.
+# The least that a slot brings on a core that is in use already, as a part of its speed alone.
 LEAST_LATER_PART = 0.05
-# A speed that moved by less is not worth a look at every waiting build.
+# A speed that moved by a smaller part is not worth a look at every waiting build.
 SPEED_MOVED = 0.01
 
 
@@ -42,7 +43,7 @@ class Change(Enum):
     """What a change of a host means for those that wait."""
 
     NOTHING = "nothing"
-    SPEED = "speed"  # one place's; on a large farm, some host's moves with every compile
+    SPEED = "speed"  # of one place; on a large farm, one moves with every compile
     SLOTS = "slots"
     KINDS = "kinds"  # other kinds of hosts are here now: every view is another one
 
@@ -58,13 +59,13 @@ class _Group:
 class Places:
     """All hosts of the farm by what they are good for; `farm` is the view of all of them.
 
-    `wanted` says which part of the farm's free slots is about to be taken.
+    `crowding`: slots that share cores are told apart.
     """
 
-    def __init__(self, learning: Learning, wanted: Callable[[], float]) -> None:
+    def __init__(self, learning: Learning, *, crowding: bool = True) -> None:
         self.farm = View(frozenset())
         self._learning = learning
-        self._wanted = wanted
+        self._crowding = crowding
         self._places: dict[str, Place] = {}
         self._groups: dict[Signature, _Group] = {}
         self._signature_of: dict[str, Signature] = {}
@@ -86,12 +87,25 @@ class Places:
         """Return the kinds of hosts that will do for a request."""
         return frozenset(signature for signature in self._groups if request.admits(signature))
 
-    def of_kind(self, signature: Signature) -> Iterable[Place]:
-        """Return the places of one kind of hosts."""
-        return self._groups[signature].places.values()
+    def hopeless(self, request: Request) -> str | None:
+        """Return why no host will do for a request, whatever comes free; else None."""
+        only_avoided = False
+        for signature in self.admitting(request):
+            for place in self._groups[signature].places.values():
+                if any(part.slots for part in place.parts()):
+                    if place.host.name not in request.avoid:
+                        return None
+                    only_avoided = True
+        if not self.farm.slots:
+            return "no host is available"
+        if only_avoided:
+            return "no host is left that was not to be avoided"
+        if request.type:
+            return f"no host of type {request.type}"
+        return f"no host with compiler {request.compiler}"
 
     def view(self, signatures: frozenset[Signature]) -> View:
-        """Return the view of these kinds of hosts; a new one expects the end of no lease yet."""
+        """Return the view of these kinds of hosts; a new one has no expected ends yet."""
         view = self._views.get(signatures)
         if view is None:
             view = self._views[signatures] = View(signatures)
@@ -107,8 +121,14 @@ class Places:
 
     # -- hosts change
 
-    def changed(self, host: Host, directories: Iterator[str], now: float) -> Change:
-        """Read a host anew; `directories` are those of the builds that compile now."""
+    def changed(
+        self, host: Host, directories: Iterator[str], waiting: int, leases: int, now: float
+    ) -> Change:
+        """Read a host anew.
+
+        `directories` are those of the builds of now; `waiting` and `leases` are how many requests
+        wait and how many run on the whole farm.
+        """
         listed = host.listed
         self._learning.declare(
             host.name, host.power_index, pinned=listed is not None and listed.pinned
@@ -119,8 +139,9 @@ class Places:
         place = self._places[host.name]
         speed, slots, reason = self._usable(host, directories)
         self._uses[host.name] = HostUse(tier_of(speed) if slots else None, reason, slots)
-        place.full_part = self._learning.full_part(host.name)
-        self._crowd(place, now)
+        if self._crowding:
+            place.full_part = self._learning.full_part(host.name)
+        self._crowd(place, waiting, leases, now)
         parts = self._parts(place, speed, slots)
         if change is Change.NOTHING and _is(place, parts):
             return change
@@ -137,14 +158,14 @@ class Places:
         self._leases_at_report.pop(host.name, None)
         return change
 
-    def occupied(self, place: Place, now: float) -> bool:
-        """Take note that a slot was taken or came free.
+    def occupied(self, place: Place, waiting: int, leases: int, now: float) -> bool:
+        """Update a place of which a slot was taken or came free.
 
-        Return whether it is filled now and was not, or the other way round: then it is to be read
-        anew.
+        Return whether the host must be read anew: it is filled now and was not, or the other way
+        round.
         """
         filled = place.filled
-        self._crowd(place, now)
+        self._crowd(place, waiting, leases, now)
         place.occupy(place.host.in_use)
         for view in place.views:
             view.offer(place)
@@ -154,7 +175,7 @@ class Places:
         return place.filled != filled
 
     def _put(self, place: Place, parts: list[tuple[float, int]]) -> None:
-        """Have a place's slots be of these speeds and numbers, in every view that shows it."""
+        """Give a place slots of these speeds and numbers, in every view that shows it."""
         views = place.views
         for view in views:
             for part in place.parts():
@@ -165,7 +186,7 @@ class Places:
         if len(parts) == 2:
             place.later = Place(place.host, views=views)
         for part, (part.speed, part.slots) in zip(place.parts(), parts, strict=True):
-            part.index = class_index(part.speed)
+            part.class_index = class_of(part.speed)
         place.occupy(place.host.in_use)
         for view in views:
             for part in place.parts():
@@ -236,8 +257,8 @@ class Places:
             return [(speed, slots)]
         return [(speed, first), (speed * max(LEAST_LATER_PART, 2.0 * part - 1.0), slots - first)]
 
-    def _crowd(self, place: Place, now: float) -> None:
-        """Bring up to date how crowded a host is, by the farm and by its owner."""
+    def _crowd(self, place: Place, waiting: int, leases: int, now: float) -> None:
+        """Update how crowded a host is, by the farm and by its owner."""
         host = place.host
         in_use: float = host.in_use
         if host.load is not None:
@@ -247,14 +268,16 @@ class Places:
         if place.full_part == 1.0:
             place.filled = False
             return
-        in_use += max(0.0, host.slots - in_use) * self._wanted()
+        # What waits is about to take this part of the farm's free slots.
+        wanted_part = min(1.0, waiting / max(1, self.farm.slots - leases))
+        in_use += max(0.0, host.slots - in_use) * wanted_part
         soon = crowdedness(in_use, host.slots)
         place.filled = soon >= (FILLED_UNTIL if place.filled else FILLED_FROM)
 
     # -- kinds of hosts
 
     def _move_group(self, host: Host) -> Change:
-        """Put a host among those that the same requests may use."""
+        """Move a host to those that the same requests may use."""
         left = Change.NOTHING
         if host.name in self._signature_of:
             left = self._leave_group(host.name)

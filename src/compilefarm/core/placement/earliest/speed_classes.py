@@ -1,9 +1,9 @@
 """The farm's slots by speed: what `earliest` looks at instead of the farm.
 
-Hosts whose speeds differ by less than 3 % are one class, so a farm of any size has at most a few
-dozen classes, and every question about speeds costs as much as there are classes. Within a class
-a heap has the hosts with a free slot, and another the expected ends of the busy ones; both may
-hold entries that are out of date, which are dropped when they come up.
+Hosts whose speeds differ by less than 3 % are one class. So a farm of any size has a few dozen
+classes at most, and every question about speeds costs as much as there are classes. Within a class
+one heap has the hosts with a free slot, and another the expected ends of the busy slots. Both may
+have entries that are out of date, which are dropped when they come up.
 
 A `View` shows the hosts that one kind of request may use. Almost always that is all of them.
 """
@@ -16,7 +16,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush, heapreplace
 
-from compilefarm.core.model import Host, Lease, Signature
+from compilefarm.core.model import Host, Signature
+from compilefarm.core.placement.earliest.ends import Ends, Expected
 
 CLASS_RATIO = 1.03
 _LOG_RATIO = math.log(CLASS_RATIO)
@@ -27,17 +28,17 @@ ANY_CLASS = -_BIT_OF_SPEED_1 - 1  # below every class
 
 @dataclass(slots=True, eq=False)
 class Place:
-    """A host's slots of one speed: `slots` of `speed`, of which so many are `busy`.
+    """A host's slots of one speed: `slots` of `speed`, of which `busy` are in use.
 
-    `index` is the class of its speed. `stamp` goes up with every change: entries in heaps with an
-    older one are out of date. `views` are those that show it. `later` are the slots that are used
-    when these are taken, if they are slower: on a machine where two slots share a core, they bring
-    only what is left of it.
+    `class_index` is the class of its speed. `stamp` goes up with every change: entries in heaps
+    with an older one are out of date. `views` are those that show it. `later` are the slots that
+    are used when these are taken, if they are slower: on a machine where two slots share a core,
+    they bring only what is left of it.
     """
 
     host: Host
     speed: float = 1.0
-    index: int = 0
+    class_index: int = 0
     slots: int = 0
     busy: int = 0
     stamp: int = 0
@@ -45,10 +46,10 @@ class Place:
     later: Place | None = None
     full_part: float = 1.0  # of its speed, which a slot keeps when all of the host's are in use
     filled: bool = False  # all of them are in use, or as good as
-    # How crowded the host was: the time integral, up to when, and since then.
-    crowded_s: float = 0.0
-    crowded_at: float = 0.0
+    # How crowded the host is, since when, and the time integral of it up to then.
     crowding: float = 0.0
+    crowding_since_s: float = 0.0
+    crowded_s: float = 0.0
 
     def parts(self) -> Iterator[Place]:
         """Yield the host's slots by speed, the fastest first."""
@@ -58,7 +59,7 @@ class Place:
             place = place.later
 
     def occupy(self, leases: int) -> None:
-        """Take so many leases as being here now: the fastest slots are used first."""
+        """Have that many of the host's slots in use, the fastest first."""
         self.stamp += 1
         if self.later is None:
             self.busy = leases
@@ -66,30 +67,11 @@ class Place:
             self.busy = min(leases, self.slots)
             self.later.occupy(leases - self.busy)
 
-    def crowded_until(self, now: float) -> float:
-        """Return the time integral of how crowded the host was."""
-        return self.crowded_s + self.crowding * max(0.0, now - self.crowded_at)
-
     def crowd(self, crowding: float, now: float) -> None:
-        """Take note of how crowded the host is from now on."""
-        self.crowded_s = self.crowded_until(now)
-        self.crowded_at = now
+        """Set how crowded the host is from now on."""
+        self.crowded_s += self.crowding * max(0.0, now - self.crowding_since_s)
+        self.crowding_since_s = now
         self.crowding = crowding
-
-
-@dataclass(slots=True, eq=False)
-class Running:
-    """A lease and when it is expected to end; `end_s` is negative once it has."""
-
-    lease: Lease
-    place: Place
-    speed: float  # as it was when the lease began
-    index: int  # the class of that speed
-    start_s: float
-    charged: float  # the work that its user was charged for
-    end_s: float
-    crowded_s: float = 0.0  # of its host, when the lease began
-    known: bool = False  # what was charged is the file's cost, as learned
 
 
 class SpeedClass:
@@ -103,28 +85,12 @@ class SpeedClass:
         self.power = 0.0  # the summed speed of the slots
         self.speed = CLASS_RATIO**index  # of a slot, on average
         self.free: list[tuple[float, float, int, int, Place]] = []
-        self.ends: list[tuple[float, int, Running]] = []
+        self.ends: Ends[Expected] = Ends()
 
 
-def class_index(speed: float) -> int:
+def class_of(speed: float) -> int:
     """Return the class of a speed; the higher, the faster."""
     return max(-_BIT_OF_SPEED_1, round(math.log(speed) / _LOG_RATIO))
-
-
-def trim(ends: list[tuple[float, int, Running]]) -> None:
-    """Drop entries of a heap of ends (or negative ends) from its top until the top one is true."""
-    while ends and abs(ends[0][0]) != ends[0][2].end_s:
-        heappop(ends)
-
-
-def drop_untrue(ends: list[tuple[float, int, Running]], leases: int) -> None:
-    """Drop entries that are no longer true wherever they are, once they are most of a heap.
-
-    A farm that never rests would keep every lease that it ever had; below the top, nobody looks.
-    """
-    if len(ends) > 64 and len(ends) > 4 * leases:
-        ends[:] = [entry for entry in ends if abs(entry[0]) == entry[2].end_s]
-        heapify(ends)
 
 
 class View:
@@ -135,7 +101,7 @@ class View:
         self.classes: dict[int, SpeedClass] = {}
         self.order: list[int] = []  # indices of classes, slowest first
         self.version = 0  # of places, not of leases
-        self.expecting = False  # the ends of all leases are in its classes
+        self.expects = False  # the ends of all leases have been entered
         self.slots = 0
         self.power = 0.0
         self._maybe_free = 0
@@ -156,7 +122,7 @@ class View:
 
     def count(self, place: Place, sign: int) -> None:
         """Count a place's slots in (1) or out (-1); it must be as it was when counted in."""
-        speed_class = self.class_at(place.index)
+        speed_class = self.class_at(place.class_index)
         speed_class.slots += sign * place.slots
         speed_class.power += sign * place.slots * place.speed
         if speed_class.slots > 0:
@@ -168,10 +134,10 @@ class View:
         self.version += 1
 
     def offer(self, place: Place) -> None:
-        """Take note of a change of a place: what it has free is offered once, as of now."""
+        """Offer what a place has free, as of now; what was offered before is out of date."""
         if place.busy >= place.slots:
             return
-        index = place.index
+        index = place.class_index
         speed_class = self.classes.get(index) or self.class_at(index)
         free = speed_class.free
         self._serial += 1
@@ -236,7 +202,7 @@ class View:
     def is_fastest(self, place: Place) -> bool:
         """Whether no class above a place's has slots, busy or not."""
         for index in reversed(self.order):
-            if index <= place.index:
+            if index <= place.class_index:
                 return True
             if self.classes[index].slots > 0:
                 return False
@@ -258,32 +224,17 @@ class View:
                 return self.classes[index].speed
         return 1.0
 
-    def expect(self, running: Running, serial: int) -> None:
-        """Take note of when a lease is expected to end."""
-        speed_class = self.class_at(running.index)
-        heappush(speed_class.ends, (running.end_s, serial, running))
-        drop_untrue(speed_class.ends, speed_class.slots)
+    def expect(self, expected: Expected, class_index: int, serial: int) -> None:
+        """Enter when a busy slot of a class is expected to come free."""
+        speed_class = self.classes.get(class_index) or self.class_at(class_index)
+        speed_class.ends.push(expected, serial, speed_class.slots)
 
-    def no_sooner_elsewhere(self, free: Place, now: float, at_least: float) -> float:
-        """Return the largest cost that no busy faster slot would finish sooner than a free one.
-
-        Of a cost c, that is c / speed <= wait + c / faster, for every faster class. Where no faster
-        slot is busy, there is nothing to wait for, and the cost is infinite. Where it is less than
-        `at_least`, that is returned: on a busy farm the fastest class shows it already.
-        """
-        limit = math.inf
-        own, speed = free.index, free.speed
+    def busy_above(self, class_index: int) -> Iterator[tuple[float, float]]:
+        """Yield speed and soonest expected end of the faster, busy classes, the fastest first."""
         for index in reversed(self.order):
-            if index <= own:
-                break
+            if index <= class_index:
+                return
             speed_class = self.classes[index]
-            # A class whose hosts have left keeps no speed of its own.
-            if speed_class.speed <= speed:
-                continue
-            trim(speed_class.ends)
-            if speed_class.ends:
-                wait_s = max(0.0, speed_class.ends[0][0] - now)
-                limit = min(limit, wait_s / (1.0 / speed - 1.0 / speed_class.speed))
-                if limit <= at_least:
-                    return at_least
-        return limit
+            first = speed_class.ends.first()
+            if first is not None:
+                yield speed_class.speed, first.end_s

@@ -1,0 +1,279 @@
+"""All requests that wait: whose turn it is, and when a build that refused a slot is asked again.
+
+A build is asked about a slot once, and then again when a better one comes free, when it asks for or
+ends something itself, at its alarm, or when a host or its share of the farm changes.
+
+Most requests come when nothing else waits and start at once. Such a lone request is kept aside, and
+queued only if it cannot start: that saves two in three of the steps that queueing takes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from heapq import heappop, heappush
+from itertools import count
+
+from compilefarm.core.model import Request, Restriction
+from compilefarm.core.placement.earliest.active_builds import ActiveBuilds
+from compilefarm.core.placement.earliest.builds import Build, BuildKey
+from compilefarm.core.placement.earliest.leases import Leases
+from compilefarm.core.placement.earliest.mechanisms import Mechanisms
+from compilefarm.core.placement.earliest.patience import Patience
+from compilefarm.core.placement.earliest.queues import Queue, Reach, Waiting
+from compilefarm.core.placement.earliest.speed_classes import Place
+from compilefarm.core.placement.earliest.turns import (
+    REFUSED_NOTHING,
+    REFUSES_ALL,
+    Entry,
+    Turns,
+)
+
+
+class _QueuesOfBuild:
+    """The queues of one build: by what hosts they may use, and by what requests say of that."""
+
+    __slots__ = ("by_reach", "by_restriction")
+
+    def __init__(self) -> None:
+        self.by_reach: dict[Reach, Queue] = {}
+        self.by_restriction: dict[Restriction, Queue] = {}
+
+
+class Waitlist:
+    """All requests that wait; `waiting` has them by id."""
+
+    def __init__(self, builds: ActiveBuilds, leases: Leases, mechanisms: Mechanisms) -> None:
+        self._builds = builds
+        self._leases = leases
+        self.waiting: dict[int, Waiting] = {}
+        self._lone: Waiting | None = None
+        self._queues: dict[Build, _QueuesOfBuild] = {}
+        self._turns: dict[Reach, Turns] = {}  # in which something waits
+        self._patience = Patience() if mechanisms.patience else None
+        self._fair = mechanisms.fairness
+        self._fresh: list[Waiting] = []  # queued since the last decision
+        self._alarms: list[tuple[float, BuildKey]] = []
+        self._serials = count(1)
+
+    @property
+    def turns(self) -> Collection[Turns]:
+        """The turns in which something waits."""
+        return self._turns.values()
+
+    def queues_of(self, build: Build) -> Collection[Queue]:
+        """Return the queues of a build, some of them empty."""
+        return self._queues[build].by_reach.values()
+
+    # -- requests come and go
+
+    def add(self, request: Request, build: Build, cost: float | None, now: float) -> None:
+        """Add a request; `cost` is None where nothing is known of its file."""
+        waiting = Waiting(
+            request, build, self._queue(build, request), cost, next(self._serials), now
+        )
+        self.waiting[request.id] = waiting
+        if len(self.waiting) == 1 and build.gathering.until_s < now:
+            self._lone = waiting
+        else:
+            self._put(waiting, now)
+
+    def queue_lone(self, now: float) -> None:
+        """Queue the request that is alone, if there is one: it cannot start at once."""
+        if self._lone is not None:
+            waiting, self._lone = self._lone, None
+            self._put(waiting, now)
+
+    def _put(self, waiting: Waiting, now: float) -> None:
+        build = waiting.build
+        waiting.queue.put(waiting)
+        build.queued(waiting.cost)
+        self._fresh.append(waiting)
+        gathering = build.gathering
+        if now <= gathering.until_s:
+            if waiting.request.wait_s == 0:  # it is refused if it is not granted now
+                gathering.stop()
+            else:
+                gathering.extend(build.outstanding, now)
+        if now < gathering.until_s:
+            self.refuse_until(waiting.queue, REFUSES_ALL, gathering.until_s)
+        else:
+            self.ask(build)
+
+    def remove(self, request: Request) -> Waiting:
+        """Take a request out that was granted or withdrawn."""
+        waiting = self.waiting.pop(request.id)
+        waiting.waits = False
+        if not self.waiting:
+            self._fresh.clear()
+        if waiting is self._lone:
+            self._lone = None
+            return waiting
+        queue = waiting.queue
+        queue.drop(waiting)
+        waiting.build.waiting.drop(waiting.cost)
+        turns = self._turns[queue.reach]
+        turns.overdue.pop(request.id, None)
+        if not len(queue):
+            turns.leave(queue)
+            if not len(turns):
+                del self._turns[queue.reach]
+        if self._patience is not None:
+            self._patience.left()
+        return waiting
+
+    def _queue(self, build: Build, request: Request) -> Queue:
+        queues = self._queues.get(build)
+        if queues is None:
+            queues = self._queues[build] = _QueuesOfBuild()
+        restriction = request.restriction
+        queue = queues.by_restriction.get(restriction)
+        if queue is None:
+            reach = self._leases.reach_of(request)
+            queue = queues.by_reach.get(reach)
+            if queue is None:
+                queue = queues.by_reach[reach] = Queue(build, reach)
+            queues.by_restriction[restriction] = queue
+        return queue
+
+    def forget(self, build: Build) -> None:
+        """Drop the queues of a build that is over."""
+        self._queues.pop(build, None)
+
+    def regroup(self) -> None:
+        """Queue all requests anew: other hosts will do for them now."""
+        overdue = [self.waiting[id] for turns in self._turns.values() for id in turns.overdue]
+        self._queues, self._turns = {}, {}
+        for waiting in self.waiting.values():
+            waiting.queue = self._queue(waiting.build, waiting.request)
+            if waiting is not self._lone:
+                waiting.queue.put(waiting)
+        self.ask_all()
+        for waiting in overdue:
+            self._turns[waiting.queue.reach].overdue[waiting.request.id] = waiting.request
+
+    def unknown_of(self, build: Build) -> list[Waiting]:
+        """Return what waits of a build, and of which no cost is known."""
+        return [each for queue in self.queues_of(build) for each in queue.unknown.values()]
+
+    def learn_cost(self, waiting: Waiting, cost: float | None) -> None:
+        """Set the cost of a file that waits, of which none was known."""
+        waiting.queue.drop(waiting)
+        waiting.build.waiting.drop(waiting.cost)
+        waiting.cost = cost
+        waiting.build.waiting.add(cost)
+        waiting.queue.put(waiting)
+
+    # -- who is asked next
+
+    def lone_turn(self) -> tuple[Request, Place] | None:
+        """Return the request that is alone, and the fastest slot if that is free."""
+        lone = self._lone
+        if lone is not None:
+            view, avoid = lone.queue.reach
+            place = view.fastest_free(avoid)
+            if place is not None and view.is_fastest(place):
+                return lone.request, place
+        return None
+
+    def overdue_turn(self) -> tuple[Request, Place] | None:
+        """Return a request that may be passed over no longer, and a free slot for it."""
+        for turns in self._turns.values():
+            place = turns.free_place() if turns.overdue else None
+            if place is not None:
+                return next(iter(turns.overdue.values())), place
+        return None
+
+    def next_turn(self) -> tuple[Queue, Place] | None:
+        """Return the queue that is asked next, and the free place that it may have."""
+        best: Entry | None = None
+        offered: Place | None = None
+        for turns in self._turns.values():
+            place = turns.free_place()
+            if place is None:
+                continue
+            entry = turns.first(place.class_index)
+            if entry is not None and (best is None or entry < best):
+                best, offered = entry, place
+        if best is None or offered is None:
+            return None
+        self._builds.serves_next(best[0])
+        return best[-1], offered
+
+    def charge(self, build: Build, work: float) -> None:
+        """Charge a build and its user for work; below 0, give back what they were charged."""
+        if not self._fair:
+            return
+        build.served += work
+        build.user.served += work
+        if work < 0.0 and self._turns:
+            queues = self._queues.get(build)
+            for reach, turns in self._turns.items():
+                queue = queues.by_reach.get(reach) if queues is not None else None
+                turns.reposition(build.user, queue)
+
+    # -- when they are asked again
+
+    def ask(self, build: Build) -> None:
+        """Have a build asked anew: what it refused before, it may take now."""
+        if build.waiting.files:
+            for queue in self.queues_of(build):
+                if len(queue):
+                    self._stand(queue, REFUSED_NOTHING)
+
+    def ask_all(self) -> None:
+        """Have every build asked anew."""
+        for build in self._queues:
+            self.ask(build)
+
+    def refuse(self, queue: Queue, class_index: int) -> None:
+        """Have a queue asked about slots above that class only."""
+        self._stand(queue, class_index)
+
+    def refuse_until(self, queue: Queue, class_index: int, due_s: float) -> None:
+        """Have a queue asked about slots above that class only; its build is asked anew then."""
+        self._stand(queue, class_index)
+        build = queue.build
+        if due_s < build.alarm_s:  # one alarm is kept of each build
+            build.alarm_s = due_s
+            heappush(self._alarms, (due_s, build.key))
+
+    def _stand(self, queue: Queue, refused: int) -> None:
+        turns = self._turns.get(queue.reach)
+        if turns is None:
+            turns = self._turns[queue.reach] = Turns(queue.reach, self._serials)
+        turns.stand(queue, refused)
+
+    def note_time(self, now: float) -> None:
+        """Do what has become due: alarms ring, and patience ends."""
+        while self._alarms and self._alarms[0][0] <= now:
+            due_s, key = heappop(self._alarms)
+            build = self._builds.get(key)
+            if build is not None and build.alarm_s == due_s:
+                build.alarm_s = math.inf
+                self.ask(build)
+        if self._patience is not None:
+            for waiting in self._patience.pop_ended(now):
+                build_speed = self._builds.speed_for(waiting.build)
+                if self._patience.end_if_over(waiting, build_speed, now):
+                    turns = self._turns[waiting.queue.reach]
+                    turns.overdue[waiting.request.id] = waiting.request
+
+    def begin_patience(self) -> None:
+        """Start the patience of those that came, and were not granted at once."""
+        if self._patience is not None:
+            for waiting in self._fresh:
+                if waiting.waits:
+                    view, avoid = waiting.queue.reach
+                    place = view.fastest_free(avoid)
+                    at_once_speed = place.speed if place is not None else view.slowest_speed()
+                    build_speed = self._builds.speed_for(waiting.build)
+                    self._patience.begin(waiting, at_once_speed, build_speed)
+        self._fresh.clear()
+
+    def next_due_s(self) -> float:
+        """Return when something is due, if nothing changes; infinite if nothing waits."""
+        if not self.waiting:
+            return math.inf
+        due_s = self._patience.next_end_s() if self._patience is not None else math.inf
+        return min(due_s, self._alarms[0][0]) if self._alarms else due_s
