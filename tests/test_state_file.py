@@ -27,7 +27,7 @@ COMPILES = [
 
 def test_compiles_come_back_as_they_were(tmp_path: Path) -> None:
     with closing(StateFile(tmp_path)) as state:
-        state.save_compiles(COMPILES, [], {}, [], 5)
+        state.save_learning(COMPILES, [], {}, [], 5)
     with closing(StateFile(tmp_path)) as state:
         assert state.compiles(5) == COMPILES
         assert state.set_aside is None
@@ -43,7 +43,7 @@ def test_a_file_without_crowding_is_converted(tmp_path: Path) -> None:
         """)
     with closing(StateFile(tmp_path)) as state:
         assert state.set_aside is None
-        state.save_compiles(COMPILES[:1], [], {}, [], 5)
+        state.save_learning(COMPILES[:1], [], {}, [], 5)
     with closing(StateFile(tmp_path)) as state:
         assert state.compiles(5) == COMPILES
         assert not state.is_new
@@ -54,11 +54,11 @@ def test_the_memory_of_compiles_comes_back_until_their_files_are_forgotten(
     tmp_path: Path,
 ) -> None:
     with closing(StateFile(tmp_path)) as state:
-        state.save_compiles(COMPILES, [], {"/d": 300.0, "/gone": 900.0}, [], 5)
-        state.save_compiles([], [], {"/d": 700.5}, [], 5)
+        state.save_learning(COMPILES, [], {"/d": 300.0, "/gone": 900.0}, [], 5)
+        state.save_learning([], [], {"/d": 700.5}, [], 5)
     with closing(StateFile(tmp_path)) as state:
         assert state.memory_mb() == {"/d": 700.5, "/gone": 900.0}
-        state.save_compiles([], [("/gone", "c.c")], {}, [], 5)
+        state.save_learning([], [("/gone", "c.c")], {}, [], 5)
         assert state.memory_mb() == {"/d": 700.5}
 
 
@@ -83,7 +83,7 @@ def test_compiles_from_a_clock_that_was_ahead_are_replaced_by_later_ones(tmp_pat
 
     with closing(StateFile(tmp_path)) as state:
         for at in (9e9, 9e9 + 1, 1000.0, 1001.0):
-            state.save_compiles([compiled(at)], [], {}, [], 2)
+            state.save_learning([compiled(at)], [], {}, [], 2)
     with closing(StateFile(tmp_path)) as state:
         assert state.compiles(2) == [compiled(1000.0), compiled(1001.0)]
 
@@ -119,13 +119,13 @@ def test_a_file_that_cannot_be_used_is_set_aside(
     tmp_path: Path, spoil: Callable[[Path], object], reason: str
 ) -> None:
     with closing(StateFile(tmp_path)) as state:
-        state.save_compiles(COMPILES, [], {}, [], 5)
+        state.save_learning(COMPILES, [], {}, [], 5)
     spoil(tmp_path / FILE_NAME)
     with closing(StateFile(tmp_path)) as state:
         assert state.set_aside is not None
         assert reason in state.set_aside
         assert state.compiles(5) == []
-        state.save_compiles(COMPILES, [], {}, [], 5)
+        state.save_learning(COMPILES, [], {}, [], 5)
     assert (tmp_path / f"{FILE_NAME}.aside-1").exists()
     with closing(StateFile(tmp_path)) as state:
         assert state.set_aside is None
@@ -134,7 +134,7 @@ def test_a_file_that_cannot_be_used_is_set_aside(
 
 def test_a_row_that_makes_no_sense_is_ignored(tmp_path: Path) -> None:
     with closing(StateFile(tmp_path)) as state:
-        state.save_compiles(COMPILES, [], {}, [], 5)
+        state.save_learning(COMPILES, [], {}, [], 5)
     with closing(sqlite3.connect(tmp_path / FILE_NAME)) as database, database:
         database.executemany(
             "INSERT INTO compile VALUES ('/d', ?, ?, ?, ?, ?)",
@@ -165,7 +165,7 @@ def test_speeds_come_back_and_nonsense_does_not(tmp_path: Path) -> None:
         SavedSpeed("negative", 0.7, 1.1, -1.0, 0.3, 1000.0),
     ]
     with closing(StateFile(tmp_path)) as state:
-        state.save_compiles([], [], {}, [SavedSpeed("fast", 0.7, 0.9, 0.5, 0.0, 1.0)], 5)
-        state.save_compiles([], [], {}, [*speeds, *nonsense], 5)
+        state.save_learning([], [], {}, [SavedSpeed("fast", 0.7, 0.9, 0.5, 0.0, 1.0)], 5)
+        state.save_learning([], [], {}, [*speeds, *nonsense], 5)
     with closing(StateFile(tmp_path)) as state:
         assert state.speeds() == speeds

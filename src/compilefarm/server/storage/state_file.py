@@ -189,7 +189,7 @@ class StateFile:
         except sqlite3.Error as error:
             raise StateFileError(f"cannot read {self.path}: {error}") from None
 
-    def save_compiles(
+    def save_learning(
         self,
         compiles: Iterable[SavedCompile],
         forgotten: Collection[tuple[str, str]],

@@ -165,7 +165,7 @@ class WriteBehind:
                 if names:
                     await asyncio.to_thread(state.save_hosts, saved_hosts, forgotten_hosts)
                 await asyncio.to_thread(
-                    state.save_compiles,
+                    state.save_learning,
                     saved_compiles,
                     forgotten,
                     memory_mb,
