@@ -44,10 +44,14 @@ class Desk:
         **run_options: Any,
     ) -> None:
         self._directory = directory
+        self._programs = directory / "programs"
         self._run_options = run_options
         self.run_dir = directory / "run"
         self.port = free_ports(address=ADDRESS)
         self.environment = (environment or program_environment()) | {"HOST_SERVER": server}
+        # Whatever gethost is installed here does not count. DMUCS has a program of this name too.
+        self.add_program("gethost", "#!/bin/sh\nexit 2\n")
+        self.environment["PATH"] = f"{self._programs}:{os.environ['PATH']}"
 
     @property
     def name(self) -> str:
@@ -61,12 +65,15 @@ class Desk:
 
     def use_fake_distccd(self) -> None:
         """Put the fake distccd first on PATH."""
-        programs = self._directory / "programs"
-        programs.mkdir()
-        script = programs / "distccd"
-        script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "{FAKE_DISTCCD}" "$@"\n')
-        script.chmod(0o755)
-        self.environment["PATH"] = f"{programs}:{os.environ['PATH']}"
+        script = f'#!/bin/sh\nexec "{sys.executable}" -S "{FAKE_DISTCCD}" "$@"\n'
+        self.add_program("distccd", script)
+
+    def add_program(self, name: str, script: str) -> None:
+        """Put a program first on PATH."""
+        self._programs.mkdir(exist_ok=True)
+        program = self._programs / name
+        program.write_text(script)
+        program.chmod(0o755)
 
     def idle_machine(self) -> list[str]:
         """Return options with which the host is idle, however busy this machine is."""

@@ -126,7 +126,8 @@ def test_gethost_is_looked_for_beside_the_program_and_then_on_path(
 ) -> None:
     for name in ("beside", "path", "empty"):
         (tmp_path / name).mkdir()
-    beside, on_path = (gethost(tmp_path / name, "exit 0") for name in ("beside", "path"))
+    answer = r"printf -- '-\t-\t-\t-\t/dev/null\tno\n'"
+    beside, on_path = (gethost(tmp_path / name, answer) for name in ("beside", "path"))
     monkeypatch.setenv("PATH", str(tmp_path / "path"))
     monkeypatch.setattr(sys, "argv", [str(tmp_path / "beside" / "enable-host")])
     assert gethost_program() == beside
@@ -136,8 +137,12 @@ def test_gethost_is_looked_for_beside_the_program_and_then_on_path(
     assert gethost_program() is None
 
 
-def test_an_older_gethost_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gethost(tmp_path, "exit 2")
+@pytest.mark.parametrize("body", ["exit 2", "exit 0", "echo usage", "exec sleep 600"])
+def test_an_older_gethost_or_another_program_of_this_name_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str
+) -> None:
+    monkeypatch.setattr(identify, "FIRST_PATIENCE_S", 0.5)
+    gethost(tmp_path, body)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
     monkeypatch.setattr(sys, "argv", ["-c"])
     assert gethost_program() is None

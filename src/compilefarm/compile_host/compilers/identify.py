@@ -25,6 +25,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 # gethost needs two seconds for a compiler that hangs, and milliseconds for others.
+FIRST_PATIENCE_S = 5.0
 PATIENCE_S = 10.0
 PATIENCE_PER_COMPILER_S = 3.0
 ANSWER_LIMIT_BYTES = 1_000_000
@@ -71,7 +72,8 @@ class Answer:
 def gethost_program() -> str | None:
     """Return the path of gethost: beside the running program, else on PATH.
 
-    None if there is none, or only one that does not know `--compiler-ids`.
+    None if there is none, or only one that does not know `--compiler-ids`. DMUCS has a program of
+    this name too.
     """
     beside = Path(sys.argv[0]).absolute().parent
     for path in (str(beside), None):
@@ -88,11 +90,11 @@ def _knows_ids(gethost: str) -> bool:
             capture_output=True,
             check=False,
             stdin=subprocess.DEVNULL,
-            timeout=PATIENCE_S,
+            timeout=FIRST_PATIENCE_S,
         )
     except (OSError, subprocess.TimeoutExpired):
         return False
-    return asked.returncode == 0
+    return asked.returncode == 0 and asked.stdout.startswith(b"-\t-\t-\t-\t/dev/null\t")
 
 
 class Inquiry:
