@@ -10,8 +10,8 @@ Blame goes to the smallest thing that explains what happened, in this order:
     other compilers.
  4. *This host.* A probe got no answer, or compiles of two builders failed there.
 
-The order is that of harm. Keeping one file at home costs one compile. Taking a host from everybody
-costs the farm a machine, and a single wrong setting on one builder could do that to all hosts.
+The order is that of harm. Keeping one file at home costs one compile. Taking a host from all
+builders costs the farm a machine. One wrong setting on one builder could do that to all hosts.
 
 So nothing is believed on a client's word alone. A failed compile keeps the host from that builder
 at once, and the host is probed at once with the compiler as it was sent. The answer decides. A host

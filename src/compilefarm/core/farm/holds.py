@@ -54,9 +54,9 @@ class Holds:
 
         Compiles that were granted before the last failure count with it.
         """
-        holds = self._of.pop(request.builder, {})
-        self._of[request.builder] = holds  # at the end: the builder without failures for longest
-        key = (host, request.compiler)  # goes first
+        # At the end: the builder that has had no failure for longest goes first.
+        holds = self._of[request.builder] = self._of.pop(request.builder, {})
+        key = (host, request.compiler)
         hold = holds.get(key)
         if hold is None:
             self._count += 1
