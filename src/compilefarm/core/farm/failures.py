@@ -151,7 +151,8 @@ class Failures:
         request = Request(0, builder=builder, compiler=compiler)
         self.holds.begin(request, host.name, turn.now, turn.now, LACKS_FOR_S)
         turn.choice_narrowed = True
-        self._probe(host, door or compiler, Trial(turn.now, compiler), turn)
+        if (door or compiler) not in host.trials:
+            self._probe(host, door or compiler, Trial(turn.now, compiler), turn)
 
     def _forget_command(self, command: Command) -> None:
         """Let a command that is to blame itself count against no door."""
