@@ -104,6 +104,10 @@ class Holds:
         hold = holds.get((host, request.compiler)) if holds else None
         return hold is not None and now < hold.until
 
+    def any(self, now: float) -> bool:
+        """Whether any host is held back from any builder."""
+        return any(now < hold.until for holds in self._of.values() for hold in holds.values())
+
     def pardon(self, host: str) -> None:
         """End all holds of a host."""
         for builder, holds in list(self._of.items()):
