@@ -163,3 +163,41 @@ def test_attaching_a_lease_again_ends_its_backup(
         assert client.line() == ""
         again.say("done exit=0 wall_s=0.2")
         assert again.line() == ""
+
+
+# -- verdicts
+
+
+def judge(server: HostServer, source: str, verdict: str) -> None:
+    with server.connect() as client:
+        client.say(f"request user=ada builder=b dir=/src source={source} compiler=gcc")
+        client.hears("lease")
+        client.say("done exit=1 wall_s=0.1 verdict=later")
+        assert eventually(lambda: server.farm()["totals"]["slots_in_use"] == 0)
+        client.say(verdict)
+        assert client.line() == ""
+
+
+def test_two_verdicts_close_a_hosts_door_and_say_why(tmp_path: Path) -> None:
+    with HostServer(tmp_path) as server:
+        server.ask("add host=127.0.0.1 port=4001 slots=1")
+        for source in ("main.c", "util.c"):
+            judge(server, source, "verdict exit=1")
+        assert host_of(server, 4001)["reason"] == ""
+        for source in ("main.c", "a%0Ab.c"):
+            judge(server, source, "verdict exit=0")
+        shown = host_of(server, 4001)
+        assert (shown["lacks"], shown["state"]) == (["gcc"], "up")
+        assert shown["reason"] == "gcc fails here where builders succeed: a\ufffdb.c, 2 times"
+
+
+def test_a_client_that_vanishes_gives_no_verdict(tmp_path: Path) -> None:
+    with HostServer(tmp_path) as server:
+        server.ask("add host=127.0.0.1 port=4001 slots=1")
+        for number in range(3):
+            with server.connect() as client:
+                client.say(f"request user=ada dir=/src source={number}.c compiler=gcc")
+                client.hears("lease")
+                client.say("done exit=1 verdict=later")
+        server.serves()
+        assert host_of(server, 4001)["lacks"] == []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 
-from compilefarm.core.farm.closures import LACKS_FOR_S
+from compilefarm.core.farm.commands import HOME_FOR_S
 from compilefarm.core.model import State
 from compilefarm.protocol.declaration import Declaration
 
@@ -26,9 +26,9 @@ SERVER_ADDRESS = "10.0.0.1"
 SLOWEST_CALM_BUILD_S = 2000.0
 # A host reports every 2 s.
 REPORTED_WITHIN_S = 2.5
-# The longest effect of a fault is that a host counts as lacking a compiler. After that comes the
+# The longest effect of a fault is that a command compiles only on its builder. After that comes the
 # longest quarantine, and the pauses before a host connects to its server again.
-WHOLE_WITHIN_S = LACKS_FOR_S + 45.0
+WHOLE_WITHIN_S = HOME_FOR_S + 45.0
 COMPILER = "gcc"
 
 
@@ -154,6 +154,11 @@ class World:
                 return f"the farm is not whole: {plan.name} has slots {sorted(host.free)} free"
             if host.lacks:
                 return f"the farm is not whole: {plan.name} is taken to lack {set(host.lacks)}"
+        failures, now = server.farm.failures, server.farm.now
+        if failures.holds.any(now):
+            return "the farm is not whole: a host is held back from a builder"
+        if failures.commands.any_stays_home(now):
+            return "the farm is not whole: a command compiles only on its builder"
         return ""
 
     def _is_quiet(self) -> bool:

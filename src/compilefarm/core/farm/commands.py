@@ -83,6 +83,10 @@ class Commands:
         del self._home_until[command]
         return False
 
+    def any_stays_home(self, now: float) -> bool:
+        """Whether any command compiles only on its builder."""
+        return any(now < until for until in self._home_until.values())
+
 
 def _limit(table: dict[Command, dict[str, float]] | dict[Command, float]) -> None:
     if len(table) > COMMANDS_LIMIT:

@@ -10,8 +10,8 @@ Blame goes to the smallest thing that explains what happened, in this order:
     other compilers.
  4. *This host.* A probe got no answer, or compiles of two builders failed there.
 
-The order is that of harm. Keeping one file at home costs one compile. Taking a host from everybody
-costs the farm a machine, and a single wrong setting on one builder could do that to all hosts.
+The order is that of harm. Keeping one file at home costs one compile. Taking a host from all
+builders costs the farm a machine. One wrong setting on one builder could do that to all hosts.
 
 So nothing is believed on a client's word alone. A failed compile keeps the host from that builder
 at once, and the host is probed at once with the compiler as it was sent. The answer decides. A host
@@ -151,7 +151,8 @@ class Failures:
         request = Request(0, builder=builder, compiler=compiler)
         self.holds.begin(request, host.name, turn.now, turn.now, LACKS_FOR_S)
         turn.choice_narrowed = True
-        self._probe(host, door or compiler, Trial(turn.now, compiler), turn)
+        if (door or compiler) not in host.trials:
+            self._probe(host, door or compiler, Trial(turn.now, compiler), turn)
 
     def _forget_command(self, command: Command) -> None:
         """Let a command that is to blame itself count against no door."""

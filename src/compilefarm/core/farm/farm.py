@@ -98,7 +98,7 @@ class Farm:
         self.demand = demand = Demand(roster)
         quarantine = Quarantine(roster, timers)
         closures = Closures(roster, timers, doors)
-        failures = Failures(roster, quarantine, closures, totals)
+        self.failures = failures = Failures(roster, quarantine, closures, totals)
         suspicion = Suspicion(policy, timers)
         slots = Slots(roster, failures, suspicion)
         backups = self._backups = Backups(policy, slots, totals)

@@ -54,9 +54,9 @@ class Holds:
 
         Compiles that were granted before the last failure count with it.
         """
-        holds = self._of.pop(request.builder, {})
-        self._of[request.builder] = holds  # at the end: the builder without failures for longest
-        key = (host, request.compiler)  # goes first
+        # At the end: the builder that has had no failure for longest goes first.
+        holds = self._of[request.builder] = self._of.pop(request.builder, {})
+        key = (host, request.compiler)
         hold = holds.get(key)
         if hold is None:
             self._count += 1
@@ -103,6 +103,10 @@ class Holds:
         holds = self._of.get(request.builder)
         hold = holds.get((host, request.compiler)) if holds else None
         return hold is not None and now < hold.until
+
+    def any(self, now: float) -> bool:
+        """Whether any host is held back from any builder."""
+        return any(now < hold.until for holds in self._of.values() for hold in holds.values())
 
     def pardon(self, host: str) -> None:
         """End all holds of a host."""
