@@ -77,7 +77,7 @@ def test_a_deadline_that_has_passed_already_does_no_harm(host_server: HostServer
         with host_server.connect() as client:
             client.say(f"request user=bob wait_s={wait_s}")
             reason = client.hears("refused").required("reason")
-            assert reason == "no slot was found in the time given"
+            assert reason == "no slot came free in the time given"
     for client in holders:
         client.say("done exit=0")
         client.close()
