@@ -6,12 +6,13 @@ import asyncio
 import errno
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from farm_processes import DistccdHost
 
 from compilefarm.server import probe as probe_module
-from compilefarm.server.probe import Found, probe
+from compilefarm.server.probe import Found, found_in, object_in, probe
 
 
 @pytest.fixture
@@ -21,7 +22,34 @@ def host() -> Iterator[DistccdHost]:
 
 
 def found(host: DistccdHost, compiler: str) -> Found | None:
-    return asyncio.run(probe(host.address, host.port, compiler))
+    """Return what a probe finds, apart from the compiler."""
+    found = asyncio.run(probe(host.address, host.port, compiler))
+    return None if found is None else replace(found, compiler=None)
+
+
+@pytest.mark.e2e
+def test_the_object_says_which_compiler_made_it(host: DistccdHost) -> None:
+    found = asyncio.run(probe(host.address, host.port, "gcc"))
+    assert found is not None
+    assert found.compiler is not None
+    assert found.compiler.family == "gcc"
+    assert found.compiler.full_version.startswith(found.compiler.version)
+    lacking = asyncio.run(probe(host.address, host.port, "no-such-gcc"))
+    assert lacking == Found(True)
+
+
+def reply(data: bytes, *, status: int = 0, errors: bytes = b"") -> bytes:
+    """Return distccd's reply with an object."""
+    head = b"DONE%08xSTAT%08xSERR%08x%sSOUT%08x" % (1, status, len(errors), errors, 0)
+    return head + b"DOTO%08x%s" % (len(data), data)
+
+
+def test_the_object_is_found_after_any_text_of_the_compiler() -> None:
+    assert object_in(reply(b"abc", errors=b"DOTO00000001x")) == b"abc"
+    assert object_in(reply(b"abc")[:-1]) == b"", "not the whole of it"
+    assert object_in(b"DONE00000001STAT00000000") == b""
+    assert found_in(reply(b"no object")) == Found(True, True)
+    assert found_in(reply(b"", status=0x100)) == Found(True)
 
 
 @pytest.mark.e2e

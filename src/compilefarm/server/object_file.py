@@ -37,8 +37,9 @@ _MACHINES_BY_CLASS = {
     (243, 32, "little"): "riscv32",
     (243, 64, "little"): "riscv64",
 }
-_GCC = re.compile(r"GCC: (.*)")
-_CLANG = re.compile(r".*clang version (.*)")
+# gcc: the distributor's text in parentheses, then gcc's own version. clang: the version at once.
+_GCC = re.compile(r"GCC: \(.*?\) (.*)")
+_CLANG = re.compile(r".*?clang version (.*)")
 _WORD = re.compile(r"[A-Za-z0-9_.+~:-]{1,60}\Z")
 _VERSION = re.compile(r"[0-9]+(\.[0-9]+)+")
 
@@ -47,28 +48,26 @@ def compiler_in(data: bytes) -> ProbedCompiler | None:
     """Return the compiler that made an object file; None if the file does not say it."""
     try:
         architecture, comment = _read(data)
-    except (struct.error, IndexError, ValueError):
+    except (struct.error, IndexError, ValueError, OverflowError):
         return None
     for text in comment.decode(errors="replace").split("\0"):
         for family, pattern in (("gcc", _GCC), ("clang", _CLANG)):
             found = pattern.match(text)
-            if found and (versions := _versions_in(family, found[1])):
-                return ProbedCompiler(family, *versions, architecture)
+            version = found and _VERSION.match(found[1])
+            if version:
+                return ProbedCompiler(
+                    family, version[0], _full_version(text, version[0]), architecture
+                )
     return None
 
 
-def _versions_in(family: str, text: str) -> tuple[str, str] | None:
-    """Return the version in a compiler's text, and the same with the distribution's revision.
+def _full_version(text: str, version: str) -> str:
+    """Return the longest word that begins with the version: it has the distribution's revision.
 
-    gcc writes its own version last, and clang first. The revision is in the longest word that
-    begins with the version, as in gethost's text of a compiler.
+    gethost reads the text of a compiler in the same way.
     """
     words = [word for each in text.split() if _WORD.match(word := each.strip("()"))]
-    version = _VERSION.match(words[-1] if family == "gcc" else words[0]) if words else None
-    if version is None:
-        return None
-    longer = [word for word in words if word.startswith(version[0])]
-    return version[0], max(longer, key=len)
+    return max((word for word in words if word.startswith(version)), key=len, default=version)
 
 
 def _read(data: bytes) -> tuple[str, bytes]:
