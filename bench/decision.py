@@ -1,6 +1,6 @@
 """What a grant costs: in Python calls, and in time on a farm of 10,000 hosts, beside one of 10.
 
-The time is taken three times: in the core alone, where the CPU time of a grant is all that there is;
+The time is taken three times: in the core alone, where the CPU time of a grant is all there is;
 through a running host-server, in the CPU time of its process; and while somebody looks at the
 monitor, which must not hold up the compiles. In the core both ways of working are measured: with
 slots to choose from, and with every slot in use, where each end makes room for a waiting request.
