@@ -116,7 +116,7 @@ def test_a_host_that_will_not_do_gets_no_backup() -> None:
 
 
 def test_like_files_are_not_begun_twice() -> None:
-    """What has shown that it costs the same as all others ends sooner where it is."""
+    """A file that costs the same as all others ends sooner where it runs."""
     yard = Farmyard(host("fast", 1, 1.5), host("slow", 1, 1))
     for number in range(40):
         one = yard.ask(f"{number}.c", can_back_up=True)
@@ -241,13 +241,13 @@ def test_an_attempt_that_was_overtaken_says_nothing_of_its_host() -> None:
     assert slow.failures == 0
 
 
-def test_many_backups_at_once_cost_no_look_at_everybody_for_each() -> None:
+def test_many_backups_at_once_cost_no_look_at_all_leases_for_each() -> None:
     """Twice as many cost about twice as much."""
     assert calls_for_backups(60) < 3 * calls_for_backups(30)
 
 
 def calls_for_backups(count: int) -> int:
-    """Return how many Python calls the core makes to begin so many backups at once."""
+    """Return how many Python calls the core makes to begin `count` backups at once."""
     yard = Farmyard(host("fast", count, 10), host("slow", count, 1))
     asked = [yard.ask(f"{number}.c", can_back_up=True) for number in range(2 * count)]
     yard.until(yard.now + 0.1)

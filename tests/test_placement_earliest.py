@@ -1,4 +1,4 @@
-"""The policy `earliest`: where a compile goes, and that nobody waits for ever."""
+"""The policy `earliest`: where a compile goes, and that no request waits for ever."""
 
 from __future__ import annotations
 

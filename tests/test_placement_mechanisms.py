@@ -39,7 +39,7 @@ def build_s(
     jobs: int,
     directories: Sequence[str] = ("/src", "/src"),
 ) -> float:
-    """Return how long a build takes of which the files are known from one before."""
+    """Return how long a build takes whose files are known from an earlier build."""
     hosts = [
         Declaration(f"host{number}", slots=count, power_index=speed)
         for number, (count, speed) in enumerate(slots)
@@ -147,7 +147,7 @@ def farthest_ahead(mechanisms: Mechanisms) -> int:
 
 
 def test_a_request_is_passed_over_for_a_bounded_time() -> None:
-    """Ann got far more than Bob; but one file of hers is not held up until he has as much."""
+    """Ann got far more than Bob, but Ann's next file does not wait until Bob got as much."""
     assert waits_s(ALL) < 60.0
     assert waits_s(replace(ALL, patience=False)) > 400.0
 
@@ -272,7 +272,7 @@ def started_on_slow(*, can_back_up: bool) -> bool:
 
 
 def test_every_story_is_about_a_mechanism_that_exists() -> None:
-    """And every mechanism has a story here: with one more, this list is too short."""
+    """Every mechanism has a test here: with a new one, this list is too short."""
     told: dict[str, Callable[[], None]] = {
         "modes": test_playing_forward_finds_the_better_mode,
         "comparing": test_beyond_the_rest_a_file_starts_if_no_busy_slot_ends_it_sooner,

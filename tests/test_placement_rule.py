@@ -127,7 +127,7 @@ def test_a_mode_stretches_what_one_file_may_take() -> None:
 
 
 def test_what_runs_is_not_stretched() -> None:
-    """Or each file on a slow slot would make room for one on a slower slot."""
+    """Otherwise, each file on a slow slot would make room for one on a slower slot."""
     slots = "10:1 2:5 1:-"
     assert started(slots, [5.0]) == 5, "it ends when the last that runs does"
     assert started(slots, [8.0], mode=LOOSE) is None

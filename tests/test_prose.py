@@ -21,10 +21,10 @@ from prose import (
 
 ROOT = Path(__file__).parent.parent
 
-# Directories whose Python and C code is checked for words to avoid: add "src", "bench", "tests".
-ROOTS: tuple[str, ...] = ()
+# Directories whose Python and C code is checked for words to avoid.
+ROOTS = ("src", "bench", "tests")
 # Those of them whose comments and docstrings are checked for long sentences, too.
-SENTENCE_ROOTS: tuple[str, ...] = ()
+SENTENCE_ROOTS = ROOTS
 
 # These two quote what they forbid.
 EXEMPT = {"prose.py", "test_prose.py"}

@@ -2,8 +2,8 @@
 
 A command is one builder's compile of one source in one directory. Some commands can never end well
 on a host. They read a file that only the builder has, or their object cannot be written there. Such
-a command ends badly wherever it is sent. So if it did on two hosts that gave no other reason, it
-compiles at home for an hour, and no host is blamed for it.
+a command ends badly wherever it is sent. Once it ended badly on two hosts that gave no other
+reason, it compiles at home for an hour. No host is blamed for it.
 
 This part knows hosts only by name. All its tables are bounded; the oldest entry goes first.
 """

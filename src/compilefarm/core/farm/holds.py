@@ -1,6 +1,6 @@
 """Hosts that one builder does not get, because its own compiles fail there.
 
-A failure concerns one builder, one host and one compiler at first: the builder's disk may be full,
+At first, a failure concerns one builder, one host and one compiler. The builder's disk may be full,
 or a firewall may be between the two. So the host is held back from this builder alone, briefly at
 first. Each further failure doubles the time, until compiles have succeeded for a while.
 

@@ -16,15 +16,15 @@ from compilefarm.core.placement.earliest.tuning import Tuning
 
 # A build without a request and a lease for this long is over: the next request begins another one.
 OVER_AFTER_S = 10.0
-# Every waiting build is asked anew when each one's share of the farm has grown this many times.
+# Every waiting build is asked again when each one's share of the farm has grown this many times.
 SHARE_GREW = 1.1
 
 
 class ActiveBuilds:
     """The builds of now: `active` ones, with a compile that waits or runs, and `idle` ones.
 
-    `served_floor` is the work that the least served user got who was asked. A user who comes later,
-    or comes back, begins with it: time that was not used is not made up for.
+    `served_floor` is the work of the least served user who was asked. A user who comes later, or
+    comes back, begins with it: unused time is not made up for.
     """
 
     def __init__(self, learning: Learning, places: Places, mechanisms: Mechanisms) -> None:

@@ -1,15 +1,17 @@
 """Backups: a second lease for a compile that runs on a slow slot, on a faster one that is idle.
 
 The compile then runs on both, and the attempt that ends first counts. A file's cost is unknown
-until it was compiled once, so a giant is put on a slow slot as readily as any. When that shows,
-faster slots have often run out of work, and to begin again on one of them ends the build sooner.
-The first attempt goes on, and the backup's slot is given up the moment a request wants it. So a
-backup costs what would have been idle, and no build ends later for it. (To move the compile
-instead, by ending the first attempt, is half the work, and loses where the file was about to be
-done: up to a quarter of a build, against the rule that leaves it alone.) The idea is MapReduce's
-(Dean and Ghemawat, 2004).
+until it was compiled once, so a very long file may start on a slow slot. By the time that shows,
+faster slots are often idle. A second attempt on one of them ends the build sooner. The first
+attempt goes on, and the backup's slot is given up the moment a request wants it. So a backup uses
+only idle slots, and no build ends later because of it. The idea is MapReduce's (Dean and Ghemawat,
+2004).
 
-How long a file takes that has run for some time is told from the files that this build has done
+The alternative is to move the compile, by ending the first attempt. That is half the work, but it
+loses time when the file was almost done. A build then took up to a quarter longer than with the
+compile left where it ran.
+
+The cost of a file that has run for some time is estimated from the files that this build has done
 (`DoneFiles.expected_cost`).
 """
 
@@ -30,28 +32,30 @@ from compilefarm.core.placement.earliest.running import Running
 from compilefarm.core.placement.earliest.speed_classes import CLASS_RATIO, Place, class_of
 from compilefarm.core.placement.earliest.turns import Turns
 
-# A learned cost holds until the work done is this many times as much; then nothing is known of the
-# file any more. Costs are known to some 10 %.
+# A learned cost holds until the work done is this many times as much. After that, the file's cost
+# counts as unknown. Learned costs are right to about 10 %.
 KNOWN_WITHIN_TIMES = 1.25
 # Slots that are faster by less than this are not worth a second attempt.
 FASTER_TIMES = 1.3
-# A backup that is not expected to end first is begun for this chance that it does.
+# A backup that is not expected to end first begins only if its chance to do so is at least this.
 LEAST_CHANCE = 0.2
-# What beginning again costs, besides the builder's preprocessing twice over: it is busy meanwhile.
+# The cost of beginning again, besides twice the builder's preprocessing time: the builder is busy
+# meanwhile.
 RESTART_S = 0.002
-# A slot that came free is idle when its build has not asked again for this many times the time in
-# which it usually does.
+# A slot that came free counts as idle after this many times the mean gap of its build
+# (`Rhythm.gap_s`) without a new request.
 IDLE_AFTER_GAPS = 4.0
-# Idle slots are often idle for moments only. After a backup that was taken back the next ones wait
-# this much longer, twice that after another one, up to the limit; each that was not halves it.
+# Idle slots are often idle for moments only. After a backup was taken back, the next ones wait
+# BACK_OFF_S longer. Each further one doubles that, up to the limit. Each backup that was not taken
+# back halves it.
 BACK_OFF_S, BACK_OFF_LIMIT_S = 0.01, 0.5
-# If nothing changes, the leases are looked at again when the youngest has run for this part longer,
-# and not before this time for each of them, so that it takes a small part of the CPU time.
+# If nothing changes, the leases are checked again when the age of the youngest has grown by this
+# part. The wait is at least LOOK_AGAIN_EACH_S for each lease, to keep the use of CPU time low.
 LOOK_AGAIN_PART, LOOK_AGAIN_EACH_S = 0.02, 1e-4
-# A client that gave up this many backups of a compile is offered no more: the source has an error
-# in it, or something else than speed is amiss, and each attempt costs the builder a preprocessing.
+# A client that gave up this many backups of a compile is offered no more. The source may have an
+# error in it, or the problem is not speed. Each attempt costs the builder a preprocessing.
 REFUSALS = 2
-# Leases of one class that one look goes over, the oldest first.
+# The most leases of one class that one check covers, the oldest first.
 LOOKED_AT = 64
 _FASTER_CLASSES = math.log(FASTER_TIMES) / math.log(CLASS_RATIO)
 
@@ -60,7 +64,7 @@ _FASTER_CLASSES = math.log(FASTER_TIMES) / math.log(CLASS_RATIO)
 class _Candidate:
     """A lease that may have a backup, and the one that it has.
 
-    `class_index` is the class of its speed now, `reach` the hosts that will do.
+    `class_index` is the class of its speed now, and `reach` the hosts that it may use.
     """
 
     running: Running
@@ -71,7 +75,7 @@ class _Candidate:
     refusals: int = 0
 
     def speed(self) -> float:
-        """Return how fast it runs now: the host's owner may have come to need CPUs of it."""
+        """Return how fast it runs now; the host's owner may use some of its CPUs."""
         place = self.running.place
         slots, in_use = sum(part.slots for part in place.parts()), place.host.in_use
         if slots >= in_use:
@@ -83,15 +87,15 @@ class _Candidate:
         return place.class_index >= self.class_index + _FASTER_CLASSES
 
 
-# The work that its user got; minus its expected end; a number that tells equals apart.
+# The work that its user got; minus its expected end; a number that breaks ties.
 _Ranked = tuple[float, float, int, _Candidate]
 
 
 class Backups:
-    """The leases that have a backup, by id in `having`, and those that may come to have one.
+    """The leases that have a backup, by id in `having`, and those that may get one.
 
-    At `due_s`, `choose` may have another answer although nothing changed. `postponed`: it was due
-    when something waited.
+    At `due_s`, `choose` may have another answer although nothing changed. `postponed`: the choice
+    was due while a request waited.
     """
 
     def __init__(self, leases: Leases, mechanisms: Mechanisms) -> None:
@@ -120,7 +124,7 @@ class Backups:
             self._by_class.setdefault(running.class_index, {})[running.lease.id] = candidate
 
     def ended(self, running: Running, build: Build, free: Place | None, now: float) -> None:
-        """Drop a lease that ended; `free` is the fastest free place: it may be of use."""
+        """Drop a lease that ended; `free` is the fastest free place, for a backup."""
         candidate = self._candidates.pop(running.lease.id, None)
         if candidate is not None:
             self._leave_class(candidate)
@@ -128,7 +132,7 @@ class Backups:
             self.due_s = now + self._idle_after_s(self._gaps * build.rhythm.gap_s)
 
     def host_changed(self, host: Host, now: float) -> None:
-        """Look at a host's leases anew: it may be faster or slower now."""
+        """Check a host's leases again: it may be faster or slower now."""
         self._ranking.clear()
         for number in host.leases:
             candidate = self._candidates.get(number)
@@ -142,7 +146,7 @@ class Backups:
             self.due_s = min(self.due_s, now + self._idle_after_s())
 
     def regroup(self) -> None:
-        """Find anew which hosts will do for each lease."""
+        """Find again which hosts each lease may use."""
         for candidate in self._candidates.values():
             candidate.reach = self._leases.reach_of(candidate.running.lease.request)
 
@@ -155,7 +159,7 @@ class Backups:
         self.due_s = now
 
     def over(self, lease: Lease, now: float, *, refused: bool = False) -> tuple[Running, Build]:
-        """Drop a backup that ended, by its client's wish if `refused`; return its books."""
+        """Drop a backup that ended, `refused` by its client or not; return its record."""
         candidate = self.having.pop(lease.id)
         if candidate is self._moving:
             self._moving = None
@@ -178,7 +182,7 @@ class Backups:
         return backup, candidate.build
 
     def running(self, lease: Lease) -> Running | None:
-        """Return a backup's books."""
+        """Return the record of a backup."""
         candidate = self.having.get(lease.id)
         return candidate.backup if candidate is not None else None
 
@@ -199,24 +203,24 @@ class Backups:
     # -- the choice
 
     def lapse(self) -> None:
-        """Drop what is due: there is no slot for it."""
+        """Drop the choice that is due: there is no slot for a backup."""
         self.due_s = math.inf
 
     def postpone(self) -> None:
-        """Leave the choice that is due until nothing waits any more."""
+        """Postpone the choice that is due until no request waits."""
         self.due_s, self.postponed = math.inf, True
 
     def resume(self, now: float) -> None:
-        """Make what was postponed due: nothing waits any more."""
+        """Make the postponed choice due: no request waits."""
         self.due_s, self.postponed = now + self._idle_after_s(), False
 
     def choose(self, free: Place | None, now: float) -> tuple[Lease, Place] | None:
-        """Return a lease that is to have a backup, and the free place for it.
+        """Return a lease that gets a backup now, and the free place for it.
 
-        `free` is the fastest of all free places. Of the leases that a free slot may end sooner, the
-        least served user's are considered, and of these the one that is expected to end last is
-        taken. The caller asks when it is due and nothing waits, until the answer is None: so all
-        leases are looked at once, not for each backup.
+        `free` is the fastest of all free places. The candidates are the leases that a free slot may
+        end sooner. Those of the least served user go first, and among them the one that is expected
+        to end last. The caller asks when the choice is due and no request waits, until the answer
+        is None. So all leases are checked once, and not for each backup.
         """
         chosen = self._next_ranked(now)
         if chosen is None:
@@ -231,7 +235,7 @@ class Backups:
         return candidate.running.lease, place
 
     def _rank(self, free: Place, now: float) -> float:
-        """Rank those that may have a backup; return after how long it is worth another look."""
+        """Rank the leases that may have a backup; return after how many seconds to rank again."""
         seen, youngest_s = 0, -math.inf
         for number, (candidate, place) in enumerate(self._slower_than(free)):
             running = candidate.running
@@ -247,7 +251,7 @@ class Backups:
 
     def _next_ranked(self, now: float) -> tuple[_Candidate, Place] | None:
         """Return the first that may still have a backup: the fastest slots went to those before."""
-        aside = []  # the slot that they could have is on the very host that they run on
+        aside = []  # the fastest free slot is on the host where the lease runs
         chosen = None
         while self._ranking and chosen is None:
             entry = heappop(self._ranking)
@@ -267,10 +271,10 @@ class Backups:
         return chosen
 
     def in_the_way(self, contested: Collection[Turns]) -> Lease | None:
-        """Return a backup on a slot that a waiting request would have instead.
+        """Return a backup whose slot a waiting request should have instead.
 
-        `contested` are the turns in which something waits. Each is asked once for each class, and
-        then almost any backup of that class will do.
+        `contested` are the turns with waiting requests. Each is asked once for each class. Then
+        almost any backup of that class can be returned.
         """
         for class_index in sorted(self._backups_of_class, reverse=True):
             wanting = [turns for turns in contested if _wants(turns, class_index)]
@@ -295,7 +299,7 @@ class Backups:
                     yield candidate, place
 
     def _end_with(self, candidate: _Candidate, place: Place, now: float) -> float | None:
-        """Return when a compile is expected to end; None: a backup at that place has little use."""
+        """Return when a compile is expected to end; None: a backup there is of little use."""
         running, backup, build = candidate.running, candidate.backup, candidate.build
         if backup is not None and (not self._moves or place.speed < FASTER_TIMES * backup.speed):
             return None
@@ -317,14 +321,14 @@ class Backups:
             return end_s
         if known or backup is not None:
             return None
-        # A file of how much more work would end there first, and how likely is it that this is one?
+        # How much work must the file have to end there first, and how likely is that?
         needed = work + (restart_s + work / place.speed) / (1.0 / speed - 1.0 / place.speed)
         chance = (build.done.above(needed) + 1.0) / (build.done.above(work) + 1.0)
         return end_s if chance >= self._least_chance else None
 
 
 def _wants(turns: Turns, class_index: int) -> bool:
-    """Whether the next that waits would rather have a slot of a class than the fastest free one."""
+    """Whether the next request prefers a slot of that class to the fastest free one."""
     free = turns.free_place()
     if free is not None and free.class_index >= class_index:
         return False
@@ -332,5 +336,5 @@ def _wants(turns: Turns, class_index: int) -> bool:
 
 
 def _may_have(turns: Turns, backup: Running) -> bool:
-    """Whether what waits may use the slot of a backup."""
+    """Whether the waiting requests may use the slot of a backup."""
     return turns.view in backup.place.views and backup.lease.host.name not in turns.avoid

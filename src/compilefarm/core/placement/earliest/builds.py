@@ -1,9 +1,9 @@
-"""A build as the policy sees it: what it asked for, what it holds, and what is still to come.
+"""A build as the policy sees it: its waiting files, its leases, and the files still to come.
 
-A build is one user's make in one directory of one builder. Nothing announces when one begins or
-ends: it begins with the first request after a pause, and is over after the next pause. What it will
-ask for (its outlook) is what the last build there asked for. All sums that a decision needs are
-kept up to date here, so that no decision costs more for a larger build.
+A build is one user's make in one directory of one builder. Nothing announces its begin or its end.
+It begins with the first request after a pause, and is over after the next pause. Its outlook, the
+files that it will ask for, is what the last build there asked for. All sums that a decision needs
+are kept up to date here, so that no decision costs more for a larger build.
 """
 
 from __future__ import annotations
@@ -19,32 +19,33 @@ from compilefarm.core.placement.earliest.tuning import Tuning
 
 BuildKey = tuple[str, str, str]  # user, builder, directory
 
-# A make -jN asks for its first N compiles within some milliseconds. Where they go is decided for
-# all of them at once, when no more has come for this many of their own intervals, within the
-# bounds.
+# A make -jN asks for its first N compiles within some milliseconds. They are gathered, and placed
+# together. The gathering ends after a pause of this many of their own mean intervals. The pause is
+# limited by GATHER_AT_LEAST_S and GATHER_S.
 GATHER_INTERVALS = 4.0
 GATHER_AT_LEAST_S, GATHER_S = 0.0002, 0.002
 GATHER_AT_MOST_S = 0.02  # after the first
-# A build that has not asked for this long although it could is taken to have nothing more to come.
+# A build that could ask, but has not done so for this time, is expected to ask for nothing more.
 STALLED_AFTER_S = 1.0
 LATEST_GAP_WEIGHT = 0.2  # of the mean time from a compile's end to the next request
 PREPROCESSING_SAMPLES = 20  # files over which the mean CPU time of preprocessing goes
-# A build that ends a compile asks for the next one; meanwhile it has fewer outstanding than its -j:
-# one fewer, and one more for each of this many.
+# A build that ends a compile asks for the next one. Until then it has fewer compiles outstanding
+# than its -j: one fewer, and one more for each JOBS_PER_REFILL jobs.
 JOBS_PER_REFILL = 16
-# The cost of a file while its build has done nothing from which to tell, about the least that a
-# compile takes. Users are charged by it. Any value up to this one is as good, but with 0.02 to 1 s
-# four first builds at once take 5 to 9 % longer: who has a giant must not seem to have got it all.
+# The assumed cost of a file while its build has done no work: about the least that a compile takes.
+# Users are charged by it. Lower values do as well. With 0.02 to 1 s, four first builds at once take
+# 5 to 9 % longer. A user with a very long file would count as served before the file got its work.
 UNKNOWN_COST = 0.005
-# Costs kept of one build. Beyond it every second one is dropped: what is left is spread the same.
+# The most costs kept of one build. Beyond it, every second one is dropped, which keeps their
+# distribution.
 COSTS_LIMIT = 1000
-# One file that nobody has seen yet is always expected beside those that were: one that costs this
-# many times the work that is done on it. Too much loses nothing: a backup takes an idle slot.
+# An estimate always includes one file that has not been seen yet. That file costs this many times
+# the work done so far. A value that is too high loses nothing: a backup takes an idle slot.
 UNSEEN_COSTS_TIMES = 5.0
 
 
 class User:
-    """Who builds belong to, and the work that they got, in seconds at power index 1."""
+    """The owner of builds; `served` is the work that they got, in seconds at power index 1."""
 
     __slots__ = ("active", "builds", "served")
 
@@ -55,7 +56,7 @@ class User:
 
 
 class Gathering:
-    """Until when the first requests of a build wait for those that come with them."""
+    """Keeps the first requests of a build waiting, until `until_s`, to place them together."""
 
     __slots__ = ("_begun_s", "until_s")
 
@@ -92,8 +93,8 @@ class WaitingWork:
     """What a build has waiting, summed up."""
 
     files: int = 0
-    unknown: int = 0  # of these files, those of which no cost is known
-    known_work: float = 0.0  # of the others, in seconds at power index 1
+    unknown: int = 0  # those of the files whose cost is unknown
+    known_work: float = 0.0  # the cost of the others, in seconds at power index 1
 
 
 class Outlook:
@@ -113,7 +114,7 @@ class Outlook:
         cost = self.costs.pop(source, None)
         if cost is not None:
             del self._sorted[bisect_left(self._sorted, cost)]
-            # Sums of floats drift; that of nothing is known.
+            # Sums of floats drift; the sum of no costs is exactly 0.
             self.work = self.work - cost if self._sorted else 0.0
             self.longest = self._sorted[-1] if self._sorted else 0.0
 
@@ -139,16 +140,16 @@ class DoneFiles:
         return len(self._costs) - bisect_right(self._costs, work)
 
     def expected_cost(self, work: float) -> float:
-        """Return what a file is expected to cost, on which so much work is done already.
+        """Return the expected cost of a file that got `work` and has not ended.
 
-        That is the mean of those that cost more, and of the one that nobody has seen yet.
+        That is the mean over the done files that cost more, and one file that was not seen yet.
         """
         above = self._costs[bisect_right(self._costs, work) :]
         return (sum(above) + work * UNSEEN_COSTS_TIMES) / (len(above) + 1)
 
 
 class Build:
-    """The books of one build. Costs and work are in seconds at power index 1.
+    """The state of one build. Costs and work are in seconds at power index 1.
 
     `jobs` is the most that it had outstanding at once, now or in the last build: its -j, as seen.
     """
@@ -169,7 +170,7 @@ class Build:
         self.tuning = tuning
         self.seen: dict[str, None] = {}  # sources, in the order of asking
         self.alarm_s = math.inf  # when it is asked again, whatever happens
-        self.measures_again_s = -math.inf  # sends no file to find a host's speed out before then
+        self.measures_again_s = -math.inf  # sends no file to measure a host before then
         # A first build looks for a twin of its directory when it has asked for this many files.
         self.twin_wanted_at: float = SHARED_LEAST
         self.outlook = outlook
@@ -185,12 +186,12 @@ class Build:
 
     @property
     def refills(self) -> bool:
-        """Whether what ends is followed by a new request, give or take those on their way."""
+        """Whether a new request follows each ended compile; some may still be on their way."""
         outstanding = self.waiting.files + len(self.running.leases)
         return outstanding + 1 + self.jobs // JOBS_PER_REFILL >= self.jobs
 
     def still_expects(self, now: float) -> bool:
-        """Whether what the outlook has is still to be counted on."""
+        """Whether the build is still expected to ask for the files of its outlook."""
         return self.refills or now - self.rhythm.last_arrival_s < STALLED_AFTER_S
 
     def go_by_twin(self, outlook: dict[str, float], jobs: int) -> None:
@@ -213,7 +214,7 @@ class Build:
         rhythm.ended_s = math.inf
 
     def queued(self, cost: float | None) -> None:
-        """Count a file as waiting; `cost` is None where nothing is known of it."""
+        """Count a file as waiting; `cost` is None where it is unknown."""
         self.waiting.files += 1
         if cost is None:
             self.waiting.unknown += 1
@@ -227,7 +228,7 @@ class Build:
         waiting.files -= 1
         if cost is None:
             waiting.unknown -= 1
-        else:  # sums of floats drift; that of nothing is known
+        else:  # sums of floats drift; the sum of no costs is exactly 0
             waiting.known_work = waiting.known_work - cost if waiting.files else 0.0
 
     def count_outstanding(self) -> None:
@@ -249,9 +250,9 @@ class Build:
         self.rhythm.preprocess_s += (cpu_s - self.rhythm.preprocess_s) / files
 
     def typical_cost(self, now: float) -> float:
-        """Return the cost of a file of which nothing is known: what this build took, by file.
+        """Return the cost assumed for a file of unknown cost: the mean of this build's files.
 
-        What runs counts with the work done on it: the files that have not ended are the long ones.
+        Running files count with the work done on them, since the long files end last.
         """
         work = self.running.work_done(now)
         if self.done.count:

@@ -1,9 +1,9 @@
 """The decision about a free slot: which file of a queue starts there, or that none does.
 
-It is the rule's (`rule`), on what is forecast of the build (`forecast`), in the mode that is best
-for it (`tuning`). A first build has no outlook: its files take any free slot, and what turns out to
-be long is begun again on a faster one (`backups`). Where a file can have no backup, the rule goes
-by a stand-in for R (`first_build`).
+The rule (`rule`) decides, on the forecast for the build (`forecast`), in the mode that is best for
+it (`tuning`). A first build has no outlook, so its files take any free slot. A file that turns out
+to be long begins again on a faster slot (`backups`). Where a file can have no backup, the rule uses
+a stand-in for R (`first_build`).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from compilefarm.core.placement.earliest.tuning import FILES_LIMIT
 from compilefarm.core.placement.earliest.turns import REFUSES_ALL
 from compilefarm.core.placement.earliest.waitlist import Waitlist
 
-# A build that refused a slot is asked again no sooner than this on account of its own expected
-# ends: on a large farm one of them is due at every moment.
+# A build that refused a slot is asked again when its own next compile is expected to end, but not
+# sooner than this. On a large farm, some compile is expected to end at every moment.
 ASK_AGAIN_S = 0.01
 
 
@@ -91,8 +91,8 @@ class Decision:
         first = queue.oldest()
         if not len(build.running) or (self._backups and first.request.can_back_up):
             return first, place
-        # An end that is overdue is not put off before the choice: it may come at any moment, and a
-        # file that waits for it stays off a slow slot.
+        # Overdue ends are not moved to a later time before the choice. They may come at any moment,
+        # and a file that waits for one does not start on a slow slot.
         self._leases.enter_ends()
         typical_cost = build.typical_cost(now)
         situation = self._forecast.situation(
@@ -121,14 +121,14 @@ class Decision:
         return None
 
     def _find_twin(self, build: Build) -> None:
-        """Have a first build go by another directory's last one, if that had the same files."""
+        """Give a first build the outlook of another directory, if that had the same files."""
         if self._builds.find_twin(build):
             for waiting in self._waitlist.unknown_of(build):
                 cost = self._learning.cost(build.key[2], waiting.request.source)
                 self._waitlist.learn_cost(waiting, cost)
 
     def _tune(self, build: Build, now: float) -> None:
-        """Try modes of the rule on a build that has the farm to itself, as far as it can pay."""
+        """Try modes of the rule on a build that is alone on the farm, as its budget allows."""
         tuning = build.tuning
         files = build.waiting.files + len(build.running.leases) + len(build.outlook.costs)
         if self._builds.active > 1 or files > FILES_LIMIT:

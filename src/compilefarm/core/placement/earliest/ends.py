@@ -1,7 +1,7 @@
-"""Expected ends: heaps of what is expected to end, in which entries may be out of date.
+"""Expected ends: heaps of leases by when they are expected to end, some entries out of date.
 
-An expected end moves, and what ended early stays in the heaps that it was in. So an entry counts
-while it has the end that is expected now; the others are dropped when they come up.
+An expected end can move, and a lease that ended early stays in its heaps. So an entry counts only
+while it has the end that is expected now. Other entries are dropped when they come first.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from typing import Generic, TypeVar
 
-# A heap is cleared of entries that no longer count when it is this long, and this many times as
-# long as what may count: then clearing costs less than making the entries did.
+# A heap drops the entries that no longer count when it has more than CLEAR_FROM entries, and more
+# than CLEAR_TIMES those that may count. Then clearing costs less than making the entries did.
 CLEAR_FROM, CLEAR_TIMES = 64, 4
 ENDED_S = -1.0
 
@@ -41,7 +41,7 @@ class Ends(Generic[E]):
     def push(self, expected: E, serial: int, counting: int) -> None:
         """Enter an end as it is expected now.
 
-        `serial` is no other entry's, and `counting` about how many entries may count.
+        `serial` is unique in this heap; `counting` is about how many entries may count.
         """
         heap = self._heap
         heappush(heap, (self._sign * expected.end_s, serial, expected))
@@ -65,6 +65,6 @@ class Ends(Generic[E]):
         heappop(self._heap)
 
     def all(self) -> list[E]:
-        """Return whatever has an entry that counts, in no order."""
+        """Return all that have an entry that counts, in no order."""
         sign = self._sign
         return [each[2] for each in self._heap if each[0] == sign * each[2].end_s]

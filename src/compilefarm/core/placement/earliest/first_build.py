@@ -1,10 +1,10 @@
-"""A first build whose compiles can have no backup: a stand-in for R.
+"""A stand-in for R, the rest of the build, for first builds whose compiles can have no backup.
 
-Nothing says how long the rest of such a build is, nor which of its files are the long ones; and
-what was put on a slow slot stays there. So slow slots are left alone where they bring little: a
-file may take as long there as this stand-in for the rest of the build. It grows with the typical
-file so far and with what is outstanding of all builders. It is smaller for the slots that, with all
-slower ones, bring little of what the build can have.
+The length of the rest of such a build is unknown, and so is which of its files are long. A file
+that started on a slow slot stays there. So slow slots are not used where they bring little: a file
+may take at most this stand-in for R there. The stand-in grows with the typical cost so far, and
+with the number of outstanding compiles of all builders. It is smaller for a slot that, together
+with all slower ones, brings a small part of the build's total speed.
 
 Where compiles can have backups, none of this is needed: any free slot will do.
 """
@@ -19,17 +19,17 @@ from compilefarm.core.placement.earliest.speed_classes import Place, View
 
 # The constants were tuned on the recorded traces (`python -m bench placement`, the row without
 # backups).
-# The rest takes this part of the time that the farm takes for what is outstanding, where all slots
-# are alike.
+# Where all slots are alike, the rest takes this part of the farm's time for all outstanding
+# compiles.
 OUTSTANDING_PART = 0.25
-# How fast that falls with what a slot and all slower ones bring: with the sixth root, so that only
-# slots which bring next to nothing are left alone.
+# The exponent of the part of the speed that a slot and all slower ones bring. With the sixth root,
+# only slots that bring almost nothing are left unused.
 BROUGHT_EXPONENT = 1.0 / 6.0
-# A slot this many times slower than the fastest is good for a typical file, whatever is
-# outstanding.
+# A slot up to this many times slower than the fastest may always have a typical file.
 ALWAYS_GOOD_TIMES = 1.35
-# With slots to spare, or once the build has had this many files for each slot and so will go on,
-# any slot this many times slower than the fastest is good.
+# Any slot up to this many times slower than the fastest is good in two cases. Either there are
+# slots to spare, or the build has done LONG_BUILD_FILES_PER_SLOT files for each slot, and so is
+# likely to go on.
 SPARE_GOOD_TIMES = 4.0
 LONG_BUILD_FILES_PER_SLOT = 8.0
 # Files after which the typical one is known.
@@ -41,7 +41,7 @@ def stand_in_s(
 ) -> float:
     """Return a stand-in for R, for a free place; infinite: it is good for any file.
 
-    That many `builds` compile at the same time, with so many compiles outstanding between them.
+    `builds` is how many builds are active, and `outstanding` how many compiles they have together.
     """
     speed, top_speed = place.speed, farm.top_speed()
     jobs = build.jobs * builds

@@ -1,4 +1,4 @@
-"""The rest of a build, as far as it is known: what the rule looks at, on the farm as it is now."""
+"""The known rest of a build, as a situation for the rule, on the farm as it is now."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class Forecast:
     def situation(
         self, queue: Queue, place: Place, typical_cost: float, now: float, *, compares: bool = True
     ) -> Situation:
-        """Return what the rule looks at when a queue may have a free place.
+        """Return the situation for the rule when a queue may have a free place.
 
-        A file of unknown cost counts as `typical_cost`. `compares`: that is well enough known, so
-        that the rule may compare slots for the files.
+        A file of unknown cost counts as `typical_cost`. `compares`: that cost is known well enough
+        for the rule to compare slots.
         """
         build, farm = queue.build, self._places.farm
         waiting, outlook = build.waiting, build.outlook

@@ -2,7 +2,7 @@
 
 Expected ends are entered where the rule looks for them: in the lease's build, and in every view
 that shows its host. While nothing waits, the rule is not asked, and most leases end before it is.
-So a new lease's end is only noted, and entered when a decision needs it (`enter_ends`).
+So a new lease's end is only stored, and entered when a decision needs it (`enter_ends`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from compilefarm.core.placement.earliest.places import Places
 from compilefarm.core.placement.earliest.queues import Reach
 from compilefarm.core.placement.earliest.running import Running
 
-# Ends that are only noted, at most: to enter more at once would stall the decision that needs them.
+# The most ends that are stored but not entered. To enter more at once would stall the decision that
+# needs them.
 NOTED_LIMIT = 256
 
 
@@ -29,7 +30,7 @@ class Leases:
         self._serials = count(1)
 
     def taken(self, lease: Lease, build: Build, cost: float, *, known: bool) -> Running:
-        """Return the books of a new lease, whose slot is taken: its speed and its expected end.
+        """Return the record of a new lease, whose slot is taken: its speed and expected end.
 
         On a host whose slots share cores, the lease is one of the slots that still have a core, or
         one of the others.

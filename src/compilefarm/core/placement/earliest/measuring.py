@@ -1,8 +1,8 @@
-"""Finding out how fast hosts are of which that is not known, or no longer.
+"""Measures hosts whose speed is unknown, or was last measured long ago.
 
-A host that counts as slow is not used, and so never gets to show that it has become fast. Hosts of
-which too little is known wait here for their turn. Where it costs next to nothing, one of them gets
-the cheapest file that waits.
+A host that counts as slow is not used, so it cannot show that it has become fast. Hosts whose speed
+is not sure wait here for their turn. Where it costs almost nothing, one of them gets the cheapest
+waiting file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from compilefarm.core.placement.earliest.speed_classes import Place
 
 # A host is worth measuring when its speed is less sure than this: known to about 30 %.
 SURE_CONFIDENCE = 0.7
-CONFIDENCE_AGAIN_S = 3600.0  # when a sure host's confidence is looked at again
+CONFIDENCE_AGAIN_S = 3600.0  # when a sure host's confidence is checked again
 MEASURE_AGAIN_S = 60.0  # no host is measured more often
 HOSTS_AT_ONCE = 4  # that one decision looks at
 # The part of the rest of the build that one measuring compile may take.
@@ -33,7 +33,7 @@ class Measuring:
         self._places = places
         self._known: set[str] = set()
         self._unsure: dict[str, None] = {}
-        self._look_at: list[tuple[float, str]] = []  # at that host's confidence, and when
+        self._look_at: list[tuple[float, str]] = []  # when to check a host's confidence
 
     def add(self, name: str) -> None:
         """Look at a host's confidence from now on."""
@@ -56,8 +56,8 @@ class Measuring:
     ) -> tuple[Waiting, Place] | None:
         """Return the cheapest file, and an unsure host for it that is slower than the free place.
 
-        A faster one would be used anyway. It must take a small part of the time for all that is to
-        be done in the build, which is `to_do_s`.
+        A faster host would be used anyway. The file must take a small part of `to_do_s`, the time
+        for the rest of the build.
         """
         for place in self._unsure_places(now):
             needs_s = queue.costs[0] / place.speed

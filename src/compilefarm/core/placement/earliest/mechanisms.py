@@ -1,7 +1,7 @@
-"""What `earliest` does beside its rule, each switched on or off.
+"""The mechanisms of `earliest` besides its rule, each switched on or off.
 
-In a farm all are on. `python -m bench placement --ablate` switches them off one at a time, to show
-what each is worth, and tests do to show that it is at work.
+In a farm all are on. `python -m bench placement --ablate` switches them off one at a time, to
+measure the effect of each. Tests do so to show that each has an effect.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from compilefarm.core.placement.earliest.tuning import MODES
 class Mechanisms:
     """Which mechanisms are on.
 
-    `modes`: those of the rule that are played forward. Of one alone nothing is played.
+    `modes` are the modes of the rule that are played forward; a single mode is not played.
     """
 
     modes: tuple[Mode, ...] = MODES
@@ -24,7 +24,7 @@ class Mechanisms:
     gathering: bool = True  # the first requests of a build are placed together
     fairness: bool = True  # the least served user goes first
     patience: bool = True  # a request that was passed over for long goes before all others
-    twins: bool = True  # a new directory goes by one with the same files
+    twins: bool = True  # a new directory uses the outlook of one with the same files
     measuring: bool = True  # a short file finds out how fast a neglected host is
     crowding: bool = True  # slots that share cores are told apart
     backup_chance: bool = True  # an unlikely backup is begun, too

@@ -1,8 +1,8 @@
-"""For how long a request may be passed over.
+"""How long a request may be passed over.
 
-That is the time in which it could have been done when it came, and some turnovers of its own
-build's queue. After that it goes before all others on the next slot that it may have, so nothing
-waits for ever.
+That is the time that the file would have taken on arrival, plus some turnovers of its own build's
+queue. After that, the request goes before all others on the next slot that it may have. So no
+request waits for ever.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from heapq import heappop, heappush
 from compilefarm.core.placement.earliest.queues import Waiting
 from compilefarm.core.placement.earliest.rule import EPSILON_S
 
-# Turnovers of its own build's queue that a request may be passed over. A turnover is the time that
-# the build takes for what it has waiting. Fewer cut into healthy builds: a long file that waits for
-# a fast slot is passed over by short ones.
+# A request may be passed over for this many turnovers of its own build's queue. A turnover is the
+# time that the build takes for its waiting files. A lower number slows healthy builds down: there,
+# short files rightly pass over a long file that waits for a fast slot.
 TURNOVERS = 8.0
-# The least that a file of unknown cost is taken to need while its build has done none. A low guess
+# The least cost assumed for a file of unknown cost while its build has done no file. A lower guess
 # would make whole builds overdue before their first file has ended.
 UNKNOWN_COST = 1.0
-# Requests that become overdue in one decision, so that a long pause stalls nobody.
+# The most requests that become overdue in one decision, so that a long pause does not stall it.
 OVERDUE_AT_ONCE = 16
 
 
@@ -33,8 +33,8 @@ class Patience:
     def begin(self, waiting: Waiting, at_once_speed: float, build_speed: float) -> None:
         """Start a request's patience: it came, and was not granted at once.
 
-        `at_once_speed` is the speed of the slot that it could have had when it came, and
-        `build_speed` the summed speed of the slots that its build can have.
+        `at_once_speed` is the speed of the slot that it could have had on arrival. `build_speed` is
+        the summed speed of the slots that its build can have.
         """
         waiting.at_once_speed = at_once_speed
         end_s = _end_s(waiting, build_speed, waiting.arrived_s)

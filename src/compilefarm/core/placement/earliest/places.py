@@ -30,8 +30,8 @@ MEMORY_RESERVE_MB = 256.0
 # The part of the time for which tasks wait for a CPU on a healthy host whose CPUs are not all in
 # use. What is more takes the same part of the speed.
 PRESSURE_NORMAL = 0.2
-# A host counts as filled when it is this crowded, or will be with what waits; and stops to count
-# when it is less crowded than the second figure. In between nothing changes, or each compile would.
+# A host counts as filled when its crowding, the waiting requests included, reaches FILLED_FROM. It
+# stops to count below FILLED_UNTIL. Without the gap, that could change with each compile.
 FILLED_FROM, FILLED_UNTIL = 0.6, 0.2
 # The least that a slot brings on a core that is in use already, as a part of its speed alone.
 LEAST_LATER_PART = 0.05
@@ -40,7 +40,7 @@ SPEED_MOVED = 0.01
 
 
 class Change(Enum):
-    """What a change of a host means for those that wait."""
+    """What a change of a host means for the waiting requests."""
 
     NOTHING = "nothing"
     SPEED = "speed"  # of one place; on a large farm, one moves with every compile
@@ -155,7 +155,7 @@ class Places:
         return change
 
     def occupied(self, place: Place, waiting: int, leases: int, now: float) -> bool:
-        """Update a place of which a slot was taken or came free.
+        """Update a place after one of its slots was taken or came free.
 
         Return whether the host must be read anew: it is filled now and was not, or the other way
         round.
@@ -238,9 +238,10 @@ class Places:
     def _parts(self, place: Place, speed: float, slots: int) -> list[tuple[float, int]]:
         """Return a host's slots by what each brings, the fastest first, as (speed, slots).
 
-        Where slots share cores, those used last add only what the cores have left: with n slots
-        that keep a part p of their speed when all are in use, n * p in all, of which the first
-        half are the n / 2 that they have alone. While all of them are in use, each has p.
+        Where slots share cores, those used last add only the rest of the cores' speed. Take n slots
+        that keep a part p of their speed when all are in use: they bring n * p together. The first
+        half bring n / 2, since each has a core to itself. The others bring n * p - n / 2. While all
+        are in use, each brings p.
         """
         host, part = place.host, place.full_part
         if part == 1.0:

@@ -1,9 +1,9 @@
-"""Playing the rest of a build forward, on what is known of it, to see when it would end.
+"""Plays the rest of a build forward, from what is known of it, to see when it would end.
 
-No one mode of the rule is best for every build: to start short files first while a giant is to come
-shows the giant sooner, and where all files are long it is a mistake. So the rest is played to its
-end in a few modes, by the very rule that places files, and the mode that ends first is taken
-(`tuning`). To play one file costs some microseconds; the caller bounds how many are played.
+Different builds need different modes of the rule. To start short files first makes a build ask
+sooner for a very long file. Where all files are long, it is a mistake. So the rest is played to its
+end in a few modes, by the same rule that places files. `tuning` picks the mode that ends first. To
+play one file takes some microseconds; the caller limits how many are played.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from compilefarm.core.placement.earliest.rule import (
 class Rest:
     """The rest of one build at one moment, on classes of slots of equal speed, the fastest first.
 
-    `speeds` and `slots` are those of each class, `running` what runs there as (expected end,
-    class), `waiting` and `coming` costs, the latter in the order of asking. `jobs` is the build's
-    -j, and `build_speed` the summed speed of the fastest slots that it can have.
+    `speeds` and `slots` are those of each class. `running` has (expected end, class) of each
+    running compile. `waiting` and `coming` are costs, and `coming` is in the order of asking.
+    `jobs` is the build's -j. `build_speed` is the summed speed of the fastest slots that it can
+    have.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Rest:
         self._compares = compares
 
     def situation(self, index: int, mode: Mode) -> Situation:
-        """Return what the rule looks at when a slot of that class is free now."""
+        """Return the situation for the rule when a slot of that class is free now."""
         return Situation(
             self.now_s,
             self._speeds[index],

@@ -3,13 +3,13 @@
 Where a file goes is decided by the rule (`rule`), a pure function of one situation. Around it
 stand:
 
-- what is known: costs, speeds and the outlook (`learning`), builds (`active_builds`, `builds`),
-  what runs (`leases`, `running`), and what follows for the rest of a build (`forecast`);
+- knowledge: costs, speeds and the outlook (`learning`), and builds (`active_builds`, `builds`);
+- running compiles (`leases`, `running`), and the forecast for the rest of a build (`forecast`);
 - the slots, by speed (`places`, `speed_classes`);
-- the fair order: whose turn it is (`turns`), and for how long a request may be passed over
+- the fair order: whose turn it is (`turns`), and how long a request may be passed over
   (`patience`), both in the `waitlist`;
 - playing forward: in which mode the rule is best for a build (`tuning`, `playing`);
-- backups: what turns out to be long begins again on a faster slot (`backups`).
+- backups: a file that turns out to be long begins again on a faster slot (`backups`).
 
 `decision` brings these together for one free slot. This file hands each event of the farm to the
 parts that it concerns, and decides nothing.
@@ -91,7 +91,7 @@ class EarliestPolicy:
         self._changed(self._places.forgotten(host))
 
     def _changed(self, change: Change) -> None:
-        """Do what a change of a host means for what waits."""
+        """Update the waiting requests after a change of a host."""
         if change is Change.KINDS:
             self._waitlist.regroup()
             if self._backups is not None:
@@ -179,7 +179,7 @@ class EarliestPolicy:
                 self.host_changed(place.host, now)
 
     def _occupied(self, place: Place, now: float) -> None:
-        """Update a host of which a slot was taken or came free."""
+        """Update a host after one of its slots was taken or came free."""
         waiting, leases = len(self._waitlist.waiting), len(self._leases.running)
         if self._places.occupied(place, waiting, leases, now):
             self.host_changed(place.host, now)

@@ -1,4 +1,4 @@
-"""Requests that wait, in queues: what one build has waiting that may use the same hosts."""
+"""Queues of waiting requests: each has those of one build that may use the same hosts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Reach = tuple[View, frozenset[str]]
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """A request that waits. `cost` is None where nothing is known of its file."""
+    """A request that waits. `cost` is None where its file's cost is unknown."""
 
     request: Request
     build: Build
@@ -24,15 +24,15 @@ class Waiting:
     number: int  # in the order of arrival, over all requests
     arrived_s: float
     waits: bool = True  # False once it was granted or withdrawn
-    # Of the slot that it could have had when it came: from that its patience is measured.
+    # The speed of the slot that it could have had on arrival; its patience depends on that.
     at_once_speed: float = 1.0
 
 
 class Queue:
-    """What one build has waiting that may use the same hosts.
+    """The waiting requests of one build that may use the same hosts.
 
-    `refused` and `stamp` belong to `Turns`: the class of slots that this queue refused, None while
-    nothing waits; and a number that goes up when it moves to another line.
+    `refused` and `stamp` belong to `Turns`. `refused` is the class of slots that this queue
+    refused, or None while it is empty. `stamp` goes up when the queue moves to another line.
     """
 
     __slots__ = (
@@ -53,8 +53,8 @@ class Queue:
         self.view, self.avoid = reach
         self.refused: int | None = None
         self.stamp = 0
-        # Files of known cost, the cheapest first, and of equal ones the newest: their costs, and
-        # the requests in the same order.
+        # Files of known cost, the cheapest first, and the newest first among equals: their costs,
+        # and the requests in the same order.
         self.costs: list[float] = []
         self._known: list[Waiting] = []
         self.unknown: dict[int, Waiting] = {}  # in the order of arrival
@@ -63,7 +63,7 @@ class Queue:
         return len(self.costs) + len(self.unknown)
 
     def oldest(self) -> Waiting:
-        """Return the request that waits longest of those of unknown cost, else the longest one."""
+        """Return the oldest request of unknown cost; if there is none, the one of highest cost."""
         return next(iter(self.unknown.values())) if self.unknown else self._known[-1]
 
     def put(self, waiting: Waiting) -> None:
@@ -95,10 +95,9 @@ class Queue:
         return bisect_left(self._known, -waiting.number, low, high, key=_newest_first)
 
     def costs_with(self, typical_cost: float) -> list[float]:
-        """Return the costs of what waits, the cheapest first.
+        """Return the costs of the waiting files, the cheapest first.
 
-        All files of unknown cost stand here once, by a typical one: any of them is as good as
-        another.
+        All files of unknown cost are one entry, of `typical_cost`: nothing tells them apart.
         """
         if not self.unknown:
             return self.costs
@@ -107,7 +106,7 @@ class Queue:
         return costs
 
     def picked(self, index: int, typical_cost: float) -> Waiting:
-        """Return the request that an index into `costs_with` means; of equal ones the oldest."""
+        """Return the request at an index into `costs_with`; among equals, the oldest."""
         if self.unknown:
             of_unknown = bisect_right(self.costs, typical_cost)
             if index == of_unknown:

@@ -1,22 +1,28 @@
 """The placement rule: which of a build's waiting files starts on a free slot, or that none does.
 
-For every build there is R, the least time that the rest of it can take: what waits, what runs and
-what is to come, spread over the fastest slots that the build can have; the longest file on the
-fastest slot; and the latest expected end of what runs.
+R is the least time that the rest of a build can take. It is the maximum of three times:
 
-- A file may start on the free slot if it ends there within R, for then it delays nobody.
-- Beyond R it may start if no busy, faster slot would end it sooner, its wait included.
-- Of the files that may start, the longest does. The shortest does instead in a mode that hurries,
-  while a file about as long as the longest waiting one is still to come: a `make -jN` asks for that
-  file only when enough others are done.
-- If no file may start, all of them wait; but not where nothing runs, for nothing would come free.
+- all work that waits, runs or is still to come, spread over the fastest slots that the build can
+  have;
+- the longest file, on the fastest slot;
+- the latest expected end of a running file.
 
-In the middle of a build R is large, nothing waits, and the fastest slots are busy. Towards the end
-R shrinks, and slow slots are left alone.
+The rule:
+
+- A file may start on the free slot if it ends there within R: then it does not delay the build.
+- Beyond R it may start if no busy, faster slot would end it sooner, the wait for it included.
+- The longest file that may start does. In a mode that hurries, the shortest starts instead while a
+  file about as long as the longest waiting one is still to come. A `make -jN` asks for that file
+  only when enough others are done.
+- If no file may start, all of them wait. If the build has no running file, the longest starts: no
+  slot would come free.
+
+In the middle of a build R is large, no file waits, and the fastest slots are busy. Towards the end
+R shrinks, and slow slots are not used.
 
 The rule is a pure function of a `Situation`. The policy asks it about the farm as it is, and
-`playing` asks it about farms that may come to be. Costs and work are in seconds at power index 1,
-and a speed is a power index, so that a file takes its cost divided by the slot's speed.
+`playing` asks it about possible later states. Costs and work are in seconds at power index 1, and a
+speed is a power index. So a file takes its cost divided by the slot's speed.
 """
 
 from __future__ import annotations
@@ -27,20 +33,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-# Expected ends are sums of floats: what differs by less is equal.
+# Expected ends are sums of floats: times that differ by less are equal.
 EPSILON_S = 1e-9
-# Hurry while a file is to come that costs this part of the longest waiting one. At 1.0 the builds
-# of like files never hurry; see `python -m bench placement --ablate`.
+# Hurry while a file is to come that costs this part of the longest waiting one. At 1.0, builds of
+# similar files never hurry; see `python -m bench placement --ablate`.
 HURRY_FROM = 0.7
 # No file starts: the slot stays free until something changes.
 WAIT = -1
 
 
 class Mode(NamedTuple):
-    """One way to hold the rule.
+    """A variant of the rule.
 
-    `hurry`: the shortest file goes first while a long one is to come. `stretch`: one file may take
-    this many times what is to be done of the rest of its build; infinite: no file ever waits.
+    `hurry`: the shortest file goes first while a long one is to come. `stretch`: a file may take
+    this many times the least time for the rest of its build (`to_do_s`). If it is infinite, no file
+    ever waits.
     """
 
     hurry: bool
@@ -52,23 +59,23 @@ STEADY = Mode(hurry=False, stretch=1.0)
 
 @dataclass(slots=True)
 class Situation:
-    """A free slot, what waits, what runs and what is to come, of one build at one moment.
+    """A free slot, and the waiting, running and coming files of one build at one moment.
 
     `waiting` has the costs of the files that may use the slot, the cheapest first; there is at
-    least one. `busy_slots` has the speed of each class of slots and when the first slot of it is
-    expected to come free (infinite: none is busy), the fastest first; it is read only where R says
-    no.
+    least one. `busy_slots` has one pair for each class of slots, the fastest first. A pair is the
+    class's speed, and when its first slot is expected to come free (infinite: none is busy). The
+    rule reads `busy_slots` only for files that would not end within R.
     """
 
     now_s: float
     free_speed: float
     waiting: Sequence[float]
     busy_slots: Iterable[tuple[float, float]]
-    runs: bool  # something runs, so that a slot will come free
-    work: float  # of all that waits, that is to come, and that is left of what runs
-    longest_coming: float  # cost; 0 where nothing is to come
-    longest_beside: float  # cost of the longest that is to come, or waits for other slots only
-    last_end_s: float  # the latest expected end of what runs
+    runs: bool  # the build has a running file, so a slot will come free
+    work: float  # of all waiting and coming files, and the work left of the running ones
+    longest_coming: float  # highest cost of the coming files; 0 if there are none
+    longest_beside: float  # the same, with the files that wait for other slots only
+    last_end_s: float  # the latest expected end of a running file
     build_speed: float  # summed, of the fastest slots that the build can have
     top_speed: float  # of the fastest slot
     mode: Mode = STEADY
@@ -76,7 +83,7 @@ class Situation:
 
 
 def to_do_s(situation: Situation) -> float:
-    """Return the least time for all that is to be done, on the slots that the build can have."""
+    """Return the least time for all work not done yet, on the slots that the build can have."""
     longest = situation.longest_beside
     if situation.waiting[-1] > longest:
         longest = situation.waiting[-1]
@@ -88,9 +95,9 @@ def to_do_s(situation: Situation) -> float:
 def choose(situation: Situation, to_do_s: float) -> int:
     """Return which of the waiting files starts on the free slot, as an index; `WAIT`: none.
 
-    `to_do_s` is what the function of that name returns, or what stands in for it where that is
-    unknown. The mode stretches it, but not what runs, or each file on a slow slot would make room
-    for one on a slower slot.
+    `to_do_s` is the result of the function of that name, or a stand-in for it where that is
+    unknown. The mode stretches it, but not the time of running files. Otherwise, each file on a
+    slow slot would make room for one on a slower slot.
     """
     waiting, mode = situation.waiting, situation.mode
     longest = waiting[-1]
@@ -110,9 +117,9 @@ def choose(situation: Situation, to_do_s: float) -> int:
 def no_sooner_elsewhere(situation: Situation, at_least: float) -> float:
     """Return the largest cost that no busy, faster slot would end sooner than the free one.
 
-    That is, of all costs c with c / free <= wait + c / faster for every faster class of slots.
-    Infinite where no faster slot is busy: there is nothing to wait for. `at_least` is returned
-    where the largest cost is less; on a busy farm the fastest class shows that already.
+    That is the largest c with c / free <= wait + c / faster for every faster class of slots. It is
+    infinite where no faster slot is busy: there is nothing to wait for. If it is less than
+    `at_least`, that is returned; on a busy farm the fastest class shows that already.
     """
     largest = math.inf
     free_speed = situation.free_speed

@@ -1,4 +1,4 @@
-"""What runs: a lease with its slot's speed and its expected end, and all such leases of a build."""
+"""Running leases: each with its slot's speed and its expected end, and all those of a build."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from compilefarm.core.placement.earliest.ends import ENDED_S, Ends, Expected
 from compilefarm.core.placement.earliest.rule import EPSILON_S
 from compilefarm.core.placement.earliest.speed_classes import Place
 
-# A lease past its expected end is expected to need this part of its age again: the longer it took,
-# the longer it may take, and its end is put off only O(log age) times.
+# A lease past its expected end is expected to need this part of its age again. The longer it took,
+# the longer it may still take. So its expected end is moved only O(log age) times.
 PUT_OFF_BY_AGE = 0.35
 
 
@@ -62,7 +62,7 @@ class RunningOfBuild:
         self._speed_end += running.speed * (running.end_s - self._begun_s)
 
     def end(self, running: Running) -> None:
-        """Take a lease out that ended."""
+        """Remove a lease that ended."""
         del self.leases[running.lease.request.id]
         if self.leases:
             self._speed -= running.speed
@@ -85,7 +85,7 @@ class RunningOfBuild:
             self._latest.push(running, -1 - serial, len(self.leases))
 
     def put_off_overdue(self, now: float) -> list[Running]:
-        """Put the ends off that are past; return those leases, to have their ends entered anew."""
+        """Move expected ends that are past to a later time; return those leases, to enter again."""
         overdue: list[Running] = []
         while (running := self._soonest.first()) is not None and running.end_s <= now:
             self._soonest.pop_first()

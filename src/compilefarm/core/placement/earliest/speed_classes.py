@@ -28,12 +28,12 @@ ANY_CLASS = -_BIT_OF_SPEED_1 - 1  # below every class
 
 @dataclass(slots=True, eq=False)
 class Place:
-    """A host's slots of one speed: `slots` of `speed`, of which `busy` are in use.
+    """A host's slots of one speed: `slots` of `speed`; `busy` of them are in use.
 
-    `class_index` is the class of its speed. `stamp` goes up with every change: entries in heaps
-    with an older one are out of date. `views` are those that show it. `later` are the slots that
-    are used when these are taken, if they are slower: on a machine where two slots share a core,
-    they bring only what is left of it.
+    `class_index` is the class of its speed. `stamp` goes up with every change; heap entries with an
+    older stamp are out of date. `views` are those that show it. `later` are slower slots that are
+    used only when these are taken. On a machine where two slots share a core, they bring only the
+    rest of the core's speed.
     """
 
     host: Host
@@ -108,7 +108,7 @@ class View:
         self._serial = 0
         self._top_speed = 1.0
         self._top_version = -1
-        # Of the last version: by how many jobs, and above which class.
+        # Sums of version `_sums_version`, by the number of jobs and the class above which they go.
         self._sums: dict[tuple[int, int], float] = {}
         self._sums_version = -1
 

@@ -1,8 +1,8 @@
-"""In which mode one build is played: found out by playing its rest forward, on a budget.
+"""Finds the best mode of the rule for one build, by playing its rest forward, on a budget.
 
-A build has steps to spend, one for each file that it plays; each grant and each end earns some. A
-round plays the rest in the present mode and then in each of the others, perhaps over several
-decisions. The mode that ends first is taken, if it promises enough.
+A build has a budget of steps. To play one file takes one step, and each grant and each end earns
+some. A round plays the rest in the present mode and then in each of the others, perhaps over
+several decisions. The mode that ends first is taken, if it ends enough sooner (`SWITCH_GAIN`).
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import math
 from compilefarm.core.placement.earliest.playing import Rest
 from compilefarm.core.placement.earliest.rule import EPSILON_S, STEADY, Mode
 
-# Modes that stretch R start more at once than R has room for: R ignores that a slot may be too slow
-# for a file, and where many like files wait, each counts on the slot that only one of them will
-# get.
+# Modes that stretch R start more files at once than fit in R. They help because R is inexact: it
+# ignores that a slot may be too slow for a file. Also, where many similar files wait, each counts
+# on the same slot, which only one of them will get.
 MODES = (
     STEADY,
     Mode(hurry=True, stretch=0.8),
@@ -26,8 +26,8 @@ MODES = (
 )
 # Steps that each grant and each end earns, and the most that are saved.
 STEPS_EARNED, STEPS_SAVED = 4, 2000
-# Only a rest of at most this many files is played: a round of modes for more would take longer to
-# earn than the rest takes.
+# Only a rest of at most this many files is played. To earn a round of modes for more files would
+# take longer than the rest itself.
 FILES_LIMIT = 400
 # Steps that one decision spends, so that it stalls the server for half a millisecond at most.
 STEPS_AT_ONCE = 400
@@ -42,7 +42,7 @@ class Tuning:
         self.mode = modes[0]
         self._modes = modes
         self._steps = STEPS_SAVED
-        # Of the current round: what is still to be tried, and the best so far.
+        # The current round: the modes that must still be tried, and the best so far.
         self._trials: list[Mode] = []
         self._best = self.mode
         self._best_end_s = math.inf

@@ -1,15 +1,14 @@
 """Whose turn it is: the queues that wait for the same slots, the least served first.
 
 A queue is offered the fastest free slot, and may refuse it to wait for a faster one. It is offered
-no such slot again until something changes. So queues stand in lines, one for each class of slots
-that was refused, and a free slot is offered along the lines below its class. Each line is a heap.
-To find the queue that is asked next costs as much as there are lines, and the logarithm of what
-waits.
+no such slot again until something changes. So queues stand in lines, one for each refused class of
+slots. A free slot is offered to the lines below its class. Each line is a heap. To find the next
+queue takes time in proportion to the number of lines, and to the logarithm of the number of queues.
 
 Queues are ordered by the work that their user got, then by the work that their build got. A line
-has one entry for each user, for the first of that user's queues, which are a heap of their own. As
-a rule the work only grows; so an entry that is out of date is too far in front, and is put right
-when it comes up. When work is taken back (`reposition`), the user takes a new place in each line,
+has one entry for each user, for the first of that user's queues, which are a heap of their own.
+Usually the work only grows. So an entry that is out of date is too far in front, and is corrected
+when it comes first. When work is taken back (`reposition`), the user gets a new place in each line,
 and none of the user's other queues is touched.
 """
 
@@ -23,21 +22,21 @@ from compilefarm.core.placement.earliest.builds import User
 from compilefarm.core.placement.earliest.queues import Queue, Reach
 from compilefarm.core.placement.earliest.speed_classes import Place
 
-# Below every class: the queue refused nothing. Above every class: it is not to be asked at all.
+# Below every class: the queue refused nothing. Above every class: it must not be asked at all.
 REFUSED_NOTHING, REFUSES_ALL = -(10**6), 10**6
-# A heap is cleared of entries that are out of date when it is this long, and this many times as
-# long as there are queues or users.
+# A heap drops its outdated entries when it is longer than CLEAR_FROM, and longer than CLEAR_TIMES
+# the number of queues or users.
 CLEAR_FROM, CLEAR_TIMES = 64, 4
 
-# Work that its user got; work that its build got; order of coming; a number that is no other
-# entry's; the first queue of that user.
+# The user's work so far; the build's work so far; a serial number, by arrival; a number unique to
+# this entry; the user's first queue.
 Entry = tuple[float, float, int, int, Queue]
-# Work that its build got; order of coming; the queue's stamp then; the queue.
+# The build's work so far; a serial number, by arrival; the queue's stamp then; the queue.
 OwnEntry = tuple[float, int, int, Queue]
 
 
 class _QueuesOfUser:
-    """One user's queues in one line, of which `entry` is the one entry of the line that counts."""
+    """One user's queues in one line; `entry` is the only entry of theirs that counts."""
 
     __slots__ = ("entry", "queues")
 
@@ -128,7 +127,7 @@ class Turns:
 
     def __init__(self, reach: Reach, serials: Iterator[int]) -> None:
         self.view, self.avoid = reach
-        self.overdue: dict[int, Request] = {}  # were passed over for as long as they may be
+        self.overdue: dict[int, Request] = {}  # passed over for the longest time allowed
         self._serials = serials  # no two entries of any turns have the same
         self._lines: dict[int, _Line] = {}
         self._queues = 0
@@ -167,7 +166,7 @@ class Turns:
         line.enter(queue, self._queues)
 
     def leave(self, queue: Queue) -> None:
-        """Take a queue out in which nothing waits any more."""
+        """Remove a queue that is empty now."""
         if queue.refused is not None:
             self._queues -= 1
             queue.refused = None

@@ -1,10 +1,14 @@
-"""All requests that wait: whose turn it is, and when a build that refused a slot is asked again.
+"""All waiting requests: whose turn it is, and when a build that refused a slot is asked again.
 
-A build is asked about a slot once, and then again when a better one comes free, when it asks for or
-ends something itself, at its alarm, or when a host or its share of the farm changes.
+A build is asked about a slot once. It is asked again when:
 
-Most requests come when nothing else waits and start at once. Such a lone request is kept aside, and
-queued only if it cannot start: that saves two in three of the steps that queueing takes.
+- a better slot comes free;
+- the build itself asks for a compile, or ends one;
+- its alarm is due;
+- a host changes, or the build's share of the farm.
+
+Most requests come when no other request waits, and start at once. Such a lone request is kept
+aside, and queued only if it cannot start. That saves two in three of the steps of queueing.
 """
 
 from __future__ import annotations
@@ -31,7 +35,7 @@ from compilefarm.core.placement.earliest.turns import (
 
 
 class _QueuesOfBuild:
-    """The queues of one build: by what hosts they may use, and by what requests say of that."""
+    """The queues of one build: by the hosts that they may use, and by request restriction."""
 
     __slots__ = ("by_reach", "by_restriction")
 
@@ -72,7 +76,7 @@ class Waitlist:
     # -- requests come and go
 
     def add(self, request: Request, build: Build, cost: float | None, now: float) -> None:
-        """Add a request; `cost` is None where nothing is known of its file."""
+        """Add a request; `cost` is None where its file's cost is unknown."""
         waiting = Waiting(
             request, build, self._queue(build, request), cost, next(self._serials), now
         )
@@ -105,7 +109,7 @@ class Waitlist:
             self.ask(build)
 
     def remove(self, request: Request) -> Waiting:
-        """Take a request out that was granted or withdrawn."""
+        """Remove a request that was granted or withdrawn."""
         waiting = self.waiting.pop(request.id)
         waiting.waits = False
         if not self.waiting:
@@ -145,7 +149,7 @@ class Waitlist:
         self._queues.pop(build, None)
 
     def regroup(self) -> None:
-        """Queue all requests anew: other hosts will do for them now."""
+        """Queue all requests again: they may use other hosts now."""
         overdue = [self.waiting[id] for turns in self._turns.values() for id in turns.overdue]
         self._queues, self._turns = {}, {}
         for waiting in self.waiting.values():
@@ -157,11 +161,11 @@ class Waitlist:
             self._turns[waiting.queue.reach].overdue[waiting.request.id] = waiting.request
 
     def unknown_of(self, build: Build) -> list[Waiting]:
-        """Return what waits of a build, and of which no cost is known."""
+        """Return the waiting requests of a build whose cost is unknown."""
         return [each for queue in self.queues_of(build) for each in queue.unknown.values()]
 
     def learn_cost(self, waiting: Waiting, cost: float | None) -> None:
-        """Set the cost of a file that waits, of which none was known."""
+        """Set the cost of a waiting file whose cost was unknown."""
         waiting.queue.drop(waiting)
         waiting.build.unqueued(waiting.cost)
         waiting.cost = cost
@@ -220,14 +224,14 @@ class Waitlist:
     # -- when they are asked again
 
     def ask(self, build: Build) -> None:
-        """Have a build asked anew: what it refused before, it may take now."""
+        """Have a build asked again: it may take now what it refused before."""
         if build.waiting.files:
             for queue in self._queues[build].by_reach.values():
                 if queue.refused != REFUSED_NOTHING and (queue.costs or queue.unknown):
                     self._stand(queue, REFUSED_NOTHING)
 
     def ask_all(self) -> None:
-        """Have every build asked anew."""
+        """Have every build asked again."""
         for build in self._queues:
             self.ask(build)
 
@@ -236,7 +240,7 @@ class Waitlist:
         self._stand(queue, class_index)
 
     def refuse_until(self, queue: Queue, class_index: int, due_s: float) -> None:
-        """Have a queue asked about slots above that class only; its build is asked anew then."""
+        """Have a queue asked about slots above that class only, and its build again at `due_s`."""
         self._stand(queue, class_index)
         build = queue.build
         if due_s < build.alarm_s:  # one alarm is kept of each build
@@ -250,7 +254,7 @@ class Waitlist:
         turns.stand(queue, refused)
 
     def note_time(self, now: float) -> None:
-        """Do what has become due: alarms ring, and patience ends."""
+        """Handle the alarms that are due, and the requests whose patience has ended."""
         while self._alarms and self._alarms[0][0] <= now:
             due_s, key = heappop(self._alarms)
             build = self._builds.get(key)
@@ -265,7 +269,7 @@ class Waitlist:
                     turns.overdue[waiting.request.id] = waiting.request
 
     def begin_patience(self) -> None:
-        """Start the patience of those that came, and were not granted at once."""
+        """Start the patience of new requests that were not granted at once."""
         if self._patience is not None:
             for waiting in self.fresh:
                 if waiting.waits:
