@@ -195,7 +195,7 @@ def test_doors_that_cannot_be_made_are_not_published(
     host = HostList(server)
     with agent(tmp_path, server) as process:
         host.next()
-        # The list cannot be written, whoever runs the test.
+        # The list cannot be written, even if root runs the test.
         (tmp_path / "doors" / "list.new").mkdir()
         gcc.write_text("compiler 2")
         assert host.next() == set()
