@@ -19,6 +19,9 @@ Thread model: posix
 gcc version 12.2.0 (Debian 12.2.0-14+deb12u1)
 """
 
+UNKNOWN = "is not a compiler that the farm knows"
+QUESTIONS = ["-v", "-print-prog-name=cc1", "-print-prog-name=as", "-print-prog-name=cc1plus"]
+
 
 @dataclass(frozen=True)
 class Row:
@@ -110,3 +113,11 @@ def replace_file(path: Path, data: bytes, like: os.stat_result | None = None) ->
     if like:
         os.utime(new, ns=(like.st_atime_ns, like.st_mtime_ns))
     new.rename(path)
+
+
+def cache_of(gethost: Gethost) -> Path:
+    return gethost.directory / ".cache" / "compilefarm" / "compilers"
+
+
+def entries_of(gethost: Gethost) -> list[Path]:
+    return [path for path in cache_of(gethost).iterdir() if path.name != "lock"]

@@ -5,6 +5,7 @@ what is missing. In CI (CI=true) the same test fails, because there a skipped te
 run at all.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -14,7 +15,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from compilers import FakeCompiler, build_driver
 from farm_processes import HostServer
+from gethost_backups import Compile
 from gethost_program import Gethost, Server, gethost_under_test
 
 E2E_PROGRAMS = ("distcc", "distccd", "cc")
@@ -77,6 +80,25 @@ def gethost(gethost_path: Path, server: Server, tmp_path: Path) -> Iterator[Geth
     """A gethost that asks such a server."""
     with Gethost(gethost_path, tmp_path, server.name) as gethost:
         yield gethost
+
+
+@pytest.fixture
+def compile_(gethost: Gethost, server: Server) -> Iterator[Compile]:
+    """A compile that can have a backup, under such a gethost."""
+    with contextlib.closing(Compile(gethost, server)) as compile_:
+        yield compile_
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program that all fakes are copies of."""
+    return build_driver(tmp_path_factory.mktemp("driver"))
+
+
+@pytest.fixture
+def fake(driver: Path, tmp_path: Path) -> FakeCompiler:
+    """A gcc."""
+    return FakeCompiler(driver, tmp_path / "fake")
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """What gethost's tests stand on: the program, a place for it to run in, a server to be scripted.
 
-Everything that a test starts ends with it: the environment of each gethost names the test's own
+Everything that a test starts ends with it. The environment of each gethost names the test's own
 directories, and what still runs at the end is killed by its id.
 """
 
@@ -24,6 +24,12 @@ PATIENCE_S = 20.0
 def builder_cpus() -> int:
     """Return how many CPUs gethost sees here."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+LEASE = "lease id=7 host=desk1 address=192.0.2.7 port=4001 slots=3"
+CPUS = builder_cpus()
+LOCAL = f"localhost/{CPUS} "
+SHOW_HOSTS = 'echo "$DISTCC_HOSTS"'
 
 
 def gethost_under_test(directory: Path) -> Path:
@@ -100,7 +106,7 @@ class Connection:
 
 
 class Server:
-    """A listening socket, and whoever was accepted on it."""
+    """A listening socket, and the connections that were accepted on it."""
 
     def __init__(self, port: int = 0) -> None:
         self._socket = socket.create_server(("127.0.0.1", port), backlog=128)
@@ -260,3 +266,13 @@ class Gethost:
                 if stream:
                     with contextlib.suppress(OSError):
                         stream.close()
+
+
+def leased(gethost: Gethost, server: Server, *command: str) -> tuple[Connection, str]:
+    """Run the command with a lease; return the connection and what the command printed."""
+    process = gethost.start(*command)
+    connection = server.accept()
+    connection.receive("request")
+    connection.send(LEASE)
+    output, _ = process.communicate(timeout=PATIENCE_S)
+    return connection, output

@@ -19,14 +19,6 @@ PYTHON_LINES_MAX = 500
 CLASS_LINES_MAX = 350
 C_LINES_MAX = 600
 
-# Files that are still too long, and files with a class that is. Take a file out once it is short.
-TOO_LONG = (
-    "tests/test_gethost.py",
-    "tests/test_gethost_compilers.py",
-    "tests/test_gethost_backup.py",
-    "tests/test_gethost_distcc.py",
-)
-
 # The core gets time and randomness as arguments, and everything else as events.
 FORBIDDEN_IN_CORE = {
     *("asyncio", "logging", "os", "random", "socket", "subprocess", "threading", "time"),
@@ -124,14 +116,13 @@ def test_the_import_check_keeps_input_and_output_out_of_the_core() -> None:
 
 def test_no_python_file_is_too_long() -> None:
     long = {name(path): length(path) for path in python_files() if length(path) > PYTHON_LINES_MAX}
-    assert {file: lines for file, lines in long.items() if file not in TOO_LONG} == {}
+    assert long == {}
 
 
 def test_no_class_is_too_long() -> None:
     long = {
         f"{name(path)}: {node.name}": lines
         for path in python_files()
-        if name(path) not in TOO_LONG
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.ClassDef)
         and (lines := (node.end_lineno or 0) - node.lineno + 1) > CLASS_LINES_MAX
@@ -143,13 +134,4 @@ def test_no_c_file_is_too_long() -> None:
     files = [path for kind in ("*.c", "*.h") for path in (SOURCES / "gethost").glob(kind)]
     long = {name(path): length(path) for path in files if length(path) > C_LINES_MAX}
     assert files
-    assert {file: lines for file, lines in long.items() if file not in TOO_LONG} == {}
-
-
-def test_the_list_of_long_files_has_long_files_only() -> None:
-    assert [file for file in TOO_LONG if not _is_long(ROOT / file)] == []
-
-
-def _is_long(path: Path) -> bool:
-    limit = C_LINES_MAX if path.suffix == ".c" else PYTHON_LINES_MAX
-    return path.exists() and length(path) > limit
+    assert long == {}

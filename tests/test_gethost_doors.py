@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 from compilers import FakeCompiler, build_driver, id_of, ids, replace_file
+from distccd_program import Distccd
 from gethost_program import PATIENCE_S, Connection, Gethost, Server
-from test_gethost_distcc import Distccd
 
 LEASE = "lease id=7 host=desk1 address=192.0.2.7 port=4001 slots=3"
 OTHER_ID = "0123456789abcdef"

@@ -1,4 +1,4 @@
-"""What gethost compiles here: no more at once than the machine has CPUs, whoever asks.
+"""What gethost compiles here: no more at once than the machine has CPUs, for all users together.
 
 The compiles are scripts that say when they run and end when they are told to, so every test knows
 who has a CPU. tests/test_gethost_distcc.py has a real make -j300 with the real distcc.
@@ -158,7 +158,7 @@ def test_what_a_compile_leaves_behind_is_not_counted(gethost: Gethost) -> None:
 
 
 def test_a_lock_file_that_is_none_is_not_used(gethost: Gethost) -> None:
-    """Anybody can put something there before us; then each user counts his own compiles."""
+    """Any user can put something there before us; then each user counts their own compiles."""
     lock, target = gethost.directory / "cpus", gethost.directory / "target"
     lock.unlink()
     lock.symlink_to(target)

@@ -1,7 +1,7 @@
 """gethost and a host-server that goes away: a lease is attached, a request made again.
 
-As in tests/test_gethost.py, the test is the server, and says line by line what a server would.
-tests/test_end_to_end_restart.py has the real one.
+As in tests/test_gethost_lease.py, the test is the server, and says line by line what a server
+would. tests/test_end_to_end_restart.py has the real one.
 """
 
 from __future__ import annotations
