@@ -26,7 +26,10 @@ class Farm:
 
     def __init__(self, path: Path, gethost: Path, *options: str, slots: int = 2) -> None:
         self._record = path / "record.csv"
-        self.server = HostServer(path, "--record", self._record, *options)
+        # Hosts without an agent are probed when a compiler is first wanted, and the first one to
+        # answer would have the first compile. These tests are about the fastest one.
+        any_compiler = ("--compilers", "any")
+        self.server = HostServer(path, "--record", self._record, *any_compiler, *options)
         self.fast = DistccdHost("127.0.0.2", slots)
         self.slow = DistccdHost("127.0.0.3", slots)
         self.directory = path / "builder"
