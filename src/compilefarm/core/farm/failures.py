@@ -212,7 +212,11 @@ class Failures:
         self._lacks(host, _door_named(host, sent), compiler, turn)
 
     def _explained(self, host: Host, turn: Turn) -> None:
-        """Let failures on a host that does not answer count against no command and no builder."""
+        """Let failures on a host that does not answer count against no command and no builder.
+
+        The quarantine takes the place of the holds. A host that is back is back for all builders.
+        """
+        self.holds.pardon(host.name)
         for trial in host.trials.values():
             self.commands.explained(map(command_of, trial.failed), host.name)
         host.trials.clear()
