@@ -145,6 +145,31 @@ def test_requests_that_wait_do_not_get_a_host_that_failed_for_their_builder() ->
     assert yard.host_of(second) == "desk1"
 
 
+def test_a_request_that_came_during_a_hold_gets_the_host_once_the_hold_has_ended() -> None:
+    yard = Blameyard("desk1", "desk2")
+    running = [yard.ask("r.c", compiler="gcc") for _ in range(4)]
+    failing = next(each for each in running if yard.host_of(each) == "desk1")
+    yard.end(failing, FAILED)
+    late = yard.ask("late.c", compiler="gcc")
+    assert yard.waits(late), "desk1 is held back, and desk2 is full"
+    yard.play(HostProbed("desk1", False, compiler="gcc"))
+    yard.joins("desk1", slots=2)
+    assert yard.host_of(late) == "desk1"
+
+
+def test_a_request_outlives_a_hold_whose_time_is_over() -> None:
+    yard = Blameyard("desk1", "desk2")
+    running = [yard.ask("r.c", compiler="gcc") for _ in range(4)]
+    failing = next(each for each in running if yard.host_of(each) == "desk1")
+    yard.end(failing, FAILED)
+    late = yard.ask("late.c", compiler="gcc")
+    yard.answers("desk1")
+    yard.until(yard.now + 2 * HOLD_S)
+    yard.play(HostRemoved("desk2", PORT))
+    assert late not in yard.refused()
+    assert yard.host_of(late) == "desk1"
+
+
 def test_one_builders_odd_files_close_no_door_for_others(yard: Blameyard) -> None:
     yard.differs("desk1", "1.c", "b1")
     yard.differs("desk1", "2.c", "b1")

@@ -41,6 +41,8 @@ class Holds:
         # By builder, and by host and compiler.
         self._of: dict[str, dict[tuple[str, str], _Hold]] = {}
         self._count = 0
+        # How many holds were ended before their time.
+        self.ended = 0
         # By builder and host: when the builder last had trouble there, in seconds, and with which
         # command.
         self._trouble: dict[str, dict[str, tuple[float, Command]]] = {}
@@ -75,6 +77,7 @@ class Holds:
         holds = self._of.get(builder)
         if holds is not None and holds.pop((host, compiler), None) is not None:
             self._count -= 1
+            self.ended += 1
             if not holds:
                 del self._of[builder]
 

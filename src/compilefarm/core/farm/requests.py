@@ -56,6 +56,9 @@ class Requests:
         self._demand = demand
         self._failures = failures
         self._totals = totals
+        # The hosts that waiting requests avoid only because of a hold, by request.
+        self._held_back: dict[int, frozenset[str]] = {}
+        self._holds_ended = 0
 
     # -- events
 
@@ -70,8 +73,7 @@ class Requests:
             turn.withdrawn.append((request, reason))
             self._answer_no(request, reason, turn)
             return
-        if held := self._failures.holds.held(request, turn.now):
-            request.avoid |= held
+        self._hold_back(request, turn)
         self.waiting[request.id] = turn.arrived = request
         if request.returning:
             self._returns.expect(turn)
@@ -108,6 +110,9 @@ class Requests:
     def grant(self, turn: Turn) -> None:
         """Grant what the policy wants to grant now."""
         waiting, now = self.waiting, turn.now
+        if self._holds_ended != self._failures.holds.ended:
+            self._holds_ended = self._failures.holds.ended
+            self._let_go(turn)
         while waiting:
             if self._backups.backups:
                 self._backups.make_way(turn)
@@ -129,9 +134,32 @@ class Requests:
     def _queue_anew(self, request: Request, turn: Turn) -> None:
         """Queue a request anew that waited while hosts were held back from its builder."""
         self._policy.withdrawn(request, turn.now)
-        request.avoid |= self._failures.holds.held(request, turn.now)
+        request.avoid -= self._held_back.pop(request.id, frozenset())
+        self._hold_back(request, turn)
         self._policy.arrived(request, turn.now)
         turn.choice_narrowed = True
+
+    def _hold_back(self, request: Request, turn: Turn) -> None:
+        """Make a request avoid the hosts that are held back from its builder now."""
+        held = self._failures.holds.held(request, turn.now) - request.avoid
+        if held:
+            self._held_back[request.id] = held
+            request.avoid |= held
+
+    def _let_go(self, turn: Turn) -> bool:
+        """Queue the requests anew that avoid a host which is no longer held back from them.
+
+        Returns whether there were any. A request that came during a hold must not wait, or be
+        refused, because of a hold that has ended.
+        """
+        freed = [
+            self.waiting[id]
+            for id, held in self._held_back.items()
+            if not held <= self._failures.holds.held(self.waiting[id], turn.now)
+        ]
+        for request in freed:
+            self._queue_anew(request, turn)
+        return bool(freed)
 
     def answer(self, turn: Turn) -> None:
         """Refuse the requests that are left and cannot wait; tell others that they wait."""
@@ -158,6 +186,8 @@ class Requests:
         """Refuse the requests that no host can serve; equal restrictions share a verdict."""
         if self._returns.expected(turn.now):
             return
+        if self._held_back and self._let_go(turn):
+            self.grant(turn)
         verdicts: dict[Hashable, str | None] = {}
         for request in list(self.waiting.values()):
             key = request.restriction
@@ -191,6 +221,7 @@ class Requests:
     def _forget(self, request: Request, turn: Turn) -> None:
         """Remove a request that waits no longer, and its timers."""
         del self.waiting[request.id]
+        self._held_back.pop(request.id, None)
         if request is not turn.arrived:
             self._timers.clear(("tell", request.id))
         if request.wait_s:
