@@ -112,7 +112,7 @@ def test_a_request_that_is_forgotten_is_found(monkeypatch: pytest.MonkeyPatch) -
     grant = Requests.grant
 
     def forget(requests: Requests, turn: Turn) -> None:
-        if requests._totals.granted != 7:
+        if requests._totals.granted < 7:
             grant(requests, turn)
 
     monkeypatch.setattr(Requests, "grant", forget)

@@ -105,8 +105,11 @@ class Places:
         view = self._views.get(signatures)
         if view is None:
             view = self._views[signatures] = View(signatures)
-            for signature in signatures:
-                group = self._groups[signature]
+            # In the order of the groups: that of a set depends on addresses, and a story that is
+            # played again must come out the same.
+            for signature, group in self._groups.items():
+                if signature not in signatures:
+                    continue
                 group.views.append(view)
                 for place in group.places.values():
                     for part in place.parts():
